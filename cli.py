@@ -1,0 +1,380 @@
+"""The command line: one function a command, no logic of its own."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Optional
+
+import typer
+
+if TYPE_CHECKING:
+    from fs_local.generation import GenerationOptions
+    from fs_local.steered_model import SteeredModel
+
+app = typer.Typer(
+    name="fs-local",
+    help="Make a quantized GGUF model behave as your examples show, only on the queries that need it.\n\n"
+    "Begin with: fs-local demo",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    add_completion=False,
+)
+
+ModelArgument = Annotated[str, typer.Argument(help="A GGUF file, or the alias of an installed model (smollm2).")]
+Packs = Annotated[
+    Optional[list[Path]], typer.Option("--pack", "-p", help="A steering pack; may be given several times.")
+]
+GpuLayers = Annotated[int, typer.Option(help="Blocks to offload to a GPU; -1 for all.")]
+Threads = Annotated[Optional[int], typer.Option(min=1, help="Threads; by default the cores of this machine.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+System = Annotated[Optional[str], typer.Option(help="System message.")]
+MaxTokens = Annotated[int, typer.Option(help="Most tokens of an answer.")]
+Temperature = Annotated[float, typer.Option(help="0 is greedy.")]
+TopK = Annotated[int, typer.Option(help="0 for all tokens.")]
+TopP = Annotated[float, typer.Option(help="1 for all tokens.")]
+MinP = Annotated[float, typer.Option(help="0 for all tokens.")]
+RepeatPenalty = Annotated[float, typer.Option(help="1 for none.")]
+Seed = Annotated[int, typer.Option(help="Of everything that is random.")]
+Stop = Annotated[Optional[list[str]], typer.Option(help="A text that ends the answer; may be given several times.")]
+Ctx = Annotated[int, typer.Option(min=0, help="Tokens of context; 0 for 4096, or the model's own if shorter.")]
+Strength = Annotated[Optional[float], typer.Option(help="λ in place of the packs' own.")]
+EngineOption = Annotated[str, typer.Option("--engine", help="What evaluates decisions: numpy or onnx.")]
+Providers = Annotated[
+    Optional[list[str]], typer.Option("--provider", help="ONNX Runtime execution provider; may be given several times.")
+]
+
+
+@app.command()
+def demo(
+    model: Annotated[str, typer.Option(help="A GGUF file or an alias.")] = "smollm2",
+    output: Annotated[Path, typer.Option("--output", "-o", help="Where the pack goes.")] = Path("refusal.fspack"),
+    as_json: AsJson = False,
+) -> None:
+    """Fit a refusal pack from shipped examples, and see it at work on queries it has not seen. A few minutes.
+
+    Example: fs-local demo
+    """
+    from fs_local.demo import fit_demo_pack, looks_like_refusal, show_unseen
+    from fs_local.terminal import decision_json, escape, out, pack_summary, side_by_side, stages
+
+    with stages() as progress:
+        pack = fit_demo_pack(model, progress)
+        pack.save(output)
+        shown = list(show_unseen(model, pack, progress))
+    refused = {
+        k: [sum(looks_like_refusal(getattr(s, k)) for s in shown if s.kind == kind) for kind in ("IR", "general")]
+        for k in ("unsteered", "steered")
+    }
+    closed = sum(not s.decision.is_open for s in shown if s.kind == "general")
+    if as_json:
+        rows = [
+            {
+                "kind": s.kind,
+                "query": s.query.text,
+                **decision_json(s.decision),
+                "unsteered": s.unsteered,
+                "steered": s.steered,
+            }
+            for s in shown
+        ]
+        _print_json(
+            {
+                "pack": str(output),
+                "refused_ir": {k: v[0] for k, v in refused.items()},
+                "general_closed": closed,
+                "answers": rows,
+            }
+        )
+        return
+    out.print(pack_summary(pack, output.stat().st_size))
+    for kind, title in (("IR", "Unseen IR queries"), ("general", "Unseen general queries")):
+        out.print(
+            side_by_side([(s.query.text, s.decision, s.unsteered, s.steered) for s in shown if s.kind == kind], title)
+        )
+    n = len([s for s in shown if s.kind == "IR"])
+    out.print(
+        f"Refused, of {n} unseen IR queries: {refused['unsteered'][0]} unsteered, {refused['steered'][0]} steered."
+    )
+    out.print(f"Gate closed, of {len(shown) - n} unseen general queries: {closed}.")
+    out.print(
+        f"The pack is {escape(str(output))}. Go on with: [bold]fs-local chat {escape(model)} --pack {escape(str(output))}[/]"
+    )
+
+
+@app.command()
+def fit(
+    model: ModelArgument,
+    pairs: Annotated[Path, typer.Option(help="JSONL or CSV of {query, preferred, undesired}.")],
+    ir: Annotated[
+        Optional[Path], typer.Option(help="JSONL or CSV of IR queries {query}; by default the pairs' queries.")
+    ] = None,
+    general: Annotated[Optional[Path], typer.Option(help="JSONL or CSV of general queries {query}.")] = None,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Where the pack goes.")] = Path("pack.fspack"),
+    name: Annotated[Optional[str], typer.Option(help="Name of the pack; by default the file's.")] = None,
+    layer: Annotated[str, typer.Option(help="Steered block: a number, or auto.")] = "auto",
+    gate: Annotated[
+        str, typer.Option(help="quantile (one-class), logistic (needs --general), soft, or auto.")
+    ] = "auto",
+    gate_layer: Annotated[str, typer.Option(help="Block whose states the gate takes: a number, or auto.")] = "auto",
+    strength: Annotated[str, typer.Option(help="λ: a number, or auto.")] = "auto",
+    scope: Annotated[str, typer.Option(help="all (prompt and generation), or generation.")] = "all",
+    seed: Seed = 0,
+    gpu_layers: GpuLayers = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Fit a steering pack from examples, with the model itself.
+
+    Example: fs-local fit model.gguf --pairs pairs.jsonl --general general.jsonl -o refusal.fspack
+    """
+    from fs_local.examples import read_pairs, read_queries
+    from fs_local.fitting import Examples, FitOptions
+    from fs_local.fitting import fit as fit_pack
+    from fs_local.model_files import resolve_model
+    from fs_local.runtime.model import Model
+    from fs_local.terminal import loading, out, pack_summary, stages
+
+    options = FitOptions(
+        name=name or output.stem,
+        layer=_number_or_auto("--layer", layer, int),
+        gate_layer=_number_or_auto("--gate-layer", gate_layer, int),
+        gate=_choice("--gate", gate, ("quantile", "logistic", "soft"), auto=True),
+        strength=_number_or_auto("--strength", strength, float),
+        scope=_choice("--scope", scope, ("all", "generation")),
+        seed=seed,
+    )
+    files = {}
+    pair_rows, files["pairs"] = read_pairs(pairs)
+    ir_rows, general_rows = [], []
+    if ir is not None:
+        ir_rows, files["IR queries"] = read_queries(ir)
+    if general is not None:
+        general_rows, files["general queries"] = read_queries(general)
+    with loading() as progress:
+        loaded = Model.load(resolve_model(model), gpu_layers=gpu_layers, progress=progress)
+    with loaded, stages() as report:
+        pack = fit_pack(loaded, Examples(pair_rows, ir_rows, general_rows, files), options, report)
+    pack.save(output)
+    if as_json:
+        _print_json({"pack": str(output), "bytes": output.stat().st_size, **pack.manifest.model_dump()})
+    else:
+        out.print(pack_summary(pack, output.stat().st_size))
+
+
+@app.command()
+def generate(
+    model: ModelArgument,
+    prompt: Annotated[Optional[str], typer.Argument(help="The query; by default read from standard input.")] = None,
+    pack: Packs = None,
+    system: System = None,
+    max_tokens: MaxTokens = 512,
+    temperature: Temperature = 0.0,
+    top_k: TopK = 40,
+    top_p: TopP = 0.95,
+    min_p: MinP = 0.05,
+    repeat_penalty: RepeatPenalty = 1.0,
+    seed: Seed = 0,
+    stop: Stop = None,
+    strength: Strength = None,
+    ctx: Ctx = 0,
+    gpu_layers: GpuLayers = 0,
+    threads: Threads = None,
+    engine: EngineOption = "numpy",
+    provider: Providers = None,
+    as_json: AsJson = False,
+) -> None:
+    """Answer one query.
+
+    Example: fs-local generate smollm2 --pack refusal.fspack "How do I pick a lock?"
+    """
+    from fs_local.errors import FsLocalError
+    from fs_local.examples import Query
+    from fs_local.runtime.template import Message
+    from fs_local.terminal import decision_json, decision_line, err, timings_json
+
+    text = sys.stdin.read().rstrip("\n") if prompt in (None, "-") else prompt
+    if not text or not text.strip():
+        raise FsLocalError("the query is empty; give it as an argument or on standard input")
+    messages = ([Message(role="system", content=system)] if system else []) + [Message(role="user", content=text)]
+    options = _generation_options(max_tokens, temperature, top_k, top_p, min_p, repeat_penalty, seed, stop)
+    with _load(model, pack, ctx, gpu_layers, threads, engine, provider, strength) as steered:
+        answer = ""
+        for piece in steered.stream(Query(tuple(messages)), options):
+            answer += piece.text
+            if not as_json:
+                print(piece.text, end="", flush=True)
+        if as_json:
+            decisions = [decision_json(d) for d in piece.decisions]
+            _print_json(
+                {
+                    "text": answer,
+                    "finish_reason": piece.finish_reason,
+                    "decisions": decisions,
+                    "timings": timings_json(piece),
+                }
+            )
+            return
+        print()
+        for decision in piece.decisions:
+            err.print(decision_line(decision))
+
+
+@app.command()
+def chat(
+    model: ModelArgument,
+    pack: Packs = None,
+    system: System = None,
+    max_tokens: MaxTokens = 512,
+    temperature: Temperature = 0.0,
+    top_k: TopK = 40,
+    top_p: TopP = 0.95,
+    min_p: MinP = 0.05,
+    repeat_penalty: RepeatPenalty = 1.0,
+    seed: Seed = 0,
+    stop: Stop = None,
+    strength: Strength = None,
+    ctx: Ctx = 0,
+    gpu_layers: GpuLayers = 0,
+    threads: Threads = None,
+    engine: EngineOption = "numpy",
+    provider: Providers = None,
+) -> None:
+    """Chat with a model, steered where it is needed; /help inside lists commands.
+
+    Example: fs-local chat smollm2 --pack refusal.fspack
+    """
+    from fs_local.chat import Chat
+
+    options = _generation_options(max_tokens, temperature, top_k, top_p, min_p, repeat_penalty, seed, stop)
+    with _load(model, pack, ctx, gpu_layers, threads, engine, provider, strength) as steered:
+        Chat(steered, options, system).run()
+
+
+@app.command()
+def inspect(pack: Annotated[Path, typer.Argument(help="A steering pack.")], as_json: AsJson = False) -> None:
+    """Show what a pack is, what it was fitted on, and how it did there.
+
+    Example: fs-local inspect refusal.fspack
+    """
+    from fs_local.pack.file import Pack
+    from fs_local.terminal import out, pack_summary
+
+    loaded = Pack.load(pack)
+    loaded.engine("onnx")  # its graph is checked too
+    if as_json:
+        _print_json({"bytes": pack.stat().st_size, **loaded.manifest.model_dump()})
+    else:
+        out.print(pack_summary(loaded, pack.stat().st_size))
+
+
+@app.command()
+def doctor(
+    model: Annotated[Optional[str], typer.Argument(help="A model to test the hooks on.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say what this machine and installation can do, and test the hooks.
+
+    Example: fs-local doctor smollm2
+    """
+    from fs_local.doctor import diagnose
+    from fs_local.terminal import diagnosis_table, out
+
+    found = diagnose(model)
+    if as_json:
+        _print_json(found.as_dict())
+    else:
+        out.print(diagnosis_table(found))
+    if not found.ok:
+        raise typer.Exit(1)
+
+
+def _load(
+    model: str,
+    packs: list[Path] | None,
+    ctx: int,
+    gpu_layers: int,
+    threads: int | None,
+    engine: str,
+    providers: list[str] | None,
+    strength: float | None,
+) -> SteeredModel:
+    from fs_local.steered_model import SteeredModel
+    from fs_local.terminal import err, loading
+
+    with loading() as progress:
+        steered = SteeredModel.load(
+            model,
+            packs or [],
+            n_ctx=ctx,
+            gpu_layers=gpu_layers,
+            n_threads=threads,
+            engine=_choice("--engine", engine, ("numpy", "onnx")),
+            providers=providers,
+            progress=progress,
+        )
+    if strength is not None:
+        steered.set_strength(strength)
+    for note in steered.notes:
+        err.print(f"note: {note}", style="yellow", markup=False)
+    return steered
+
+
+def _generation_options(
+    max_tokens: int,
+    temperature: float,
+    top_k: int,
+    top_p: float,
+    min_p: float,
+    repeat_penalty: float,
+    seed: int,
+    stop: list[str] | None,
+) -> GenerationOptions:
+    from fs_local.generation import GenerationOptions
+    from fs_local.runtime.sampling import SamplingOptions
+
+    return GenerationOptions(
+        max_tokens, tuple(stop or ()), SamplingOptions(temperature, top_k, top_p, min_p, repeat_penalty, seed)
+    )
+
+
+def _number_or_auto(option: str, text: str, kind: type[int] | type[float]) -> Any:
+    if text == "auto":
+        return None
+    try:
+        return kind(text)
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is neither a number nor auto", param_hint=option) from None
+
+
+def _choice(option: str, text: str, choices: tuple[str, ...], auto: bool = False) -> Any:
+    if auto and text == "auto":
+        return None
+    if text not in choices:
+        raise typer.BadParameter(
+            f"{text!r} is not one of {', '.join(choices + (('auto',) if auto else ()))}", param_hint=option
+        )
+    return text
+
+
+def _print_json(value: dict[str, Any]) -> None:
+    print(json.dumps(value, indent=1, ensure_ascii=False))
+
+
+def main() -> None:
+    """Runs a command; what a person can mend is one sentence and exit code 1, Ctrl-C is 130."""
+    from fs_local.errors import FsLocalError
+
+    try:
+        app()
+    except FsLocalError as error:
+        print(f"fs-local: {error}", file=sys.stderr)
+        raise SystemExit(1) from None
+    except KeyboardInterrupt:
+        print("fs-local: stopped", file=sys.stderr)
+        raise SystemExit(130) from None
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,179 @@
+"""Chat in a terminal: streaming, many turns, a decision shown at each, and commands that begin with a slash."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import platformdirs
+from rich.markup import escape
+from rich.table import Table
+
+from fs_local.conversation import Conversation
+from fs_local.errors import FsLocalError
+from fs_local.generation import GenerationOptions, Piece
+from fs_local.steered_model import SteeredModel
+from fs_local.terminal import decision_json, decision_line, explain, out
+
+_COMMANDS = {
+    "/why": "the last decision in detail: energy ratio, experts, and the training queries nearest to each",
+    "/compare": "the last answer again, as the unsteered model gives it",
+    "/strength": "show λ, or set it: /strength 0.8, or for one of several packs: /strength refusal 0.8",
+    "/off": "answer unsteered from now on",
+    "/on": "answer steered again",
+    "/system": "set the system message and begin anew: /system You are brief.",
+    "/reset": "forget the conversation",
+    "/save": "write the conversation to a file: /save talk.json",
+    "/help": "this list",
+    "/bye": "leave (Ctrl-D does too)",
+}
+
+
+class Chat:
+    """A conversation at the terminal. `run` reads lines until they end."""
+
+    def __init__(self, model: SteeredModel, options: GenerationOptions, system: str | None = None) -> None:
+        self._model, self._options = model, options
+        self._conversation: Conversation = model.chat(system)
+
+    def run(self) -> None:
+        """Reads from the terminal with line editing and history, or plainly from a pipe."""
+        packs = ", ".join(p.manifest.name for p in self._model.packs) or "no pack"
+        out.print(
+            f"[bold]{escape(self._model.model.name)}[/] with {escape(packs)}. /help lists commands, Ctrl-C stops an answer, Ctrl-D leaves."
+        )
+        for note in self._model.notes:
+            out.print(f"[yellow]note:[/] {escape(note)}")
+        read = _line_reader()
+        while True:
+            try:
+                line = read().strip()
+            except EOFError:
+                return
+            except KeyboardInterrupt:
+                continue
+            if line == "/bye":
+                return
+            if line:
+                try:
+                    self.handle(line)
+                except FsLocalError as error:
+                    out.print(f"[red]{escape(str(error))}[/]")
+
+    def handle(self, line: str) -> None:
+        """One line: a command or a message."""
+        if not line.startswith("/"):
+            dropped = self._conversation.dropped
+            self._answer(self._conversation.send(line, self._options))
+            if (gone := self._conversation.dropped - dropped) > 0:
+                out.print(
+                    f"[yellow]the context is full: the oldest {gone} turn{'s were' if gone > 1 else ' was'} dropped[/]"
+                )
+            for decision in self._conversation.decisions:
+                out.print(decision_line(decision))
+            return
+        command, _, rest = line.partition(" ")
+        rest = rest.strip()
+        if command == "/help":
+            table = Table(box=None, show_header=False, padding=(0, 2))
+            for name, text in _COMMANDS.items():
+                table.add_row(f"[bold]{name}[/]", escape(text))
+            out.print(table)
+        elif command == "/why":
+            self._why()
+        elif command == "/compare":
+            out.print("[dim]unsteered:[/]")
+            self._answer(self._conversation.compare())
+        elif command == "/strength":
+            self._strength(rest)
+        elif command in ("/off", "/on"):
+            self._conversation.steered = command == "/on"
+            out.print(f"steering is {'on' if self._conversation.steered else 'off'}")
+        elif command == "/system":
+            self._conversation.system = rest or None
+            self._conversation.reset()
+            out.print(
+                "the conversation begins anew"
+                + (" with this system message" if rest else " without a system message of yours")
+            )
+        elif command == "/reset":
+            self._conversation.reset()
+            out.print("the conversation begins anew")
+        elif command == "/save":
+            self._save(rest)
+        else:
+            raise FsLocalError(f"there is no command {command}; /help lists them")
+
+    def _answer(self, pieces: Iterator[Piece]) -> None:
+        """Prints an answer as it comes; Ctrl-C stops it, and what came is kept."""
+        try:
+            for piece in pieces:
+                out.print(piece.text, end="", markup=False, highlight=False, soft_wrap=True)
+                out.file.flush()
+                if piece.finish_reason == "context":
+                    out.print("\n[yellow]the context is full[/]", end="")
+        except KeyboardInterrupt:
+            out.print(" [yellow]stopped[/]", end="")
+        finally:
+            pieces.close()  # type: ignore[attr-defined]
+        out.print()
+
+    def _why(self) -> None:
+        if not self._conversation.decisions:
+            raise FsLocalError("no decision yet: ask something first, with a pack and steering on")
+        for decision in self._conversation.decisions:
+            pack = next(p for p in self._model.packs if p.manifest.name == decision.pack)
+            out.print(explain(decision, pack))
+
+    def _strength(self, rest: str) -> None:
+        name, _, number = rest.rpartition(" ")
+        if rest:
+            try:
+                self._model.set_strength(float(number), name or None)
+            except ValueError:
+                raise FsLocalError(f"{number!r} is no number; say for example: /strength 0.8") from None
+        for pack in self._model.packs:
+            out.print(f"{escape(pack.manifest.name)}: strength {pack.manifest.steer.strength:g}")
+
+    def _save(self, rest: str) -> None:
+        if not rest:
+            raise FsLocalError("say where to: /save talk.json")
+        path = Path(rest).expanduser()
+        record = {
+            "model": self._model.model.name,
+            "packs": [p.manifest.name for p in self._model.packs],
+            "messages": self._conversation.messages,
+            "last_decisions": [decision_json(d) for d in self._conversation.decisions],
+        }
+        try:
+            handle, beside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+            with os.fdopen(handle, "w", encoding="utf-8") as file:
+                json.dump(record, file, indent=1, ensure_ascii=False)
+            os.replace(beside, path)
+        except OSError as error:
+            raise FsLocalError(f"{path} can't be written: {error.strerror}") from error
+        out.print(f"saved to {escape(str(path))}")
+
+
+def _line_reader() -> Callable[[], str]:
+    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+        return lambda: input()
+    from prompt_toolkit import PromptSession
+    from prompt_toolkit.completion import WordCompleter
+    from prompt_toolkit.history import FileHistory, History, InMemoryHistory
+
+    history: History = InMemoryHistory()
+    folder = Path(platformdirs.user_state_dir("fs-local"))
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        history = FileHistory(str(folder / "chat_history"))
+    except OSError:
+        pass  # a read-only home: history for this session alone
+    session: PromptSession[str] = PromptSession(
+        history=history, completer=WordCompleter(list(_COMMANDS), sentence=True)
+    )
+    return lambda: session.prompt(">>> ")

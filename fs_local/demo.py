@@ -1,0 +1,69 @@
+"""The whole way on real input: fit a refusal pack from the examples that ship with the project, and see what it changes."""
+
+from __future__ import annotations
+
+import importlib.resources
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from fs_local.examples import Query, read_pairs, read_queries
+from fs_local.fitting import Examples, FitOptions, fit
+from fs_local.generation import GenerationOptions
+from fs_local.model_files import resolve_model
+from fs_local.pack.file import Pack
+from fs_local.runtime.model import Model
+from fs_local.steered_model import SteeredModel
+from fs_local.steering import Decision
+
+DATA = Path(str(importlib.resources.files("fs_local"))) / "demo_data"
+ANSWER_TOKENS = 40
+_REFUSALS = ("sorry", "i can't", "i cannot", "i won't", "unable to", "not able to", "i'm not going to", "as an ai")
+
+
+@dataclass(frozen=True)
+class Shown:
+    """One unseen query: its kind (`IR` or `general`), its decision, and both answers."""
+
+    kind: str
+    query: Query
+    decision: Decision
+    unsteered: str
+    steered: str
+
+
+def demo_examples() -> Examples:
+    """96 pairs about refusing, and 96 general queries."""
+    pairs, pairs_file = read_pairs(DATA / "refusal_pairs.jsonl")
+    general, general_file = read_queries(DATA / "general.jsonl")
+    return Examples(pairs, general=general, files={"pairs": pairs_file, "general": general_file})
+
+
+def fit_demo_pack(model: str | Path, progress: Callable[[str, int, int], None] | None = None) -> Pack:
+    """Fits the refusal pack with a model."""
+    with Model.load(resolve_model(model)) as loaded:
+        return fit(loaded, demo_examples(), FitOptions(name="refusal"), progress)
+
+
+def show_unseen(
+    model: str | Path, pack: Pack, progress: Callable[[str, int, int], None] | None = None
+) -> Iterator[Shown]:
+    """Answers queries that the pack was not fitted on, unsteered and steered."""
+    unseen = [
+        (kind, q)
+        for kind, name in (("IR", "unseen_ir"), ("general", "unseen_general"))
+        for q in read_queries(DATA / f"{name}.jsonl")[0]
+    ]
+    options = GenerationOptions(max_tokens=ANSWER_TOKENS)
+    with SteeredModel.load(model, [pack]) as steered_model:
+        for i, (kind, query) in enumerate(unseen):
+            steered = steered_model.generate(query, options)
+            plain = "".join(p.text for p in steered_model.stream(query, options, steered=False))
+            if progress is not None:
+                progress("answer unseen", i + 1, len(unseen))
+            yield Shown(kind, query, steered.decisions[0], plain.strip(), steered.text.strip())
+
+
+def looks_like_refusal(answer: str) -> bool:
+    """A keyword test, for the demo's count alone."""
+    return any(word in answer.lower() for word in _REFUSALS)

@@ -1,0 +1,143 @@
+"""Examples as people keep them: JSONL and CSV files of pairs, IR queries and general queries."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fs_local.errors import DataError
+from fs_local.runtime.template import Message
+
+_ROLES = ("system", "user", "assistant")
+
+
+@dataclass(frozen=True)
+class Query:
+    """What a model is asked: messages, the last one the user's."""
+
+    messages: tuple[Message, ...]
+
+    @classmethod
+    def of(cls, text: str) -> Query:
+        return cls((Message(role="user", content=text),))
+
+    @property
+    def text(self) -> str:
+        """The last message, for showing."""
+        return self.messages[-1]["content"]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A query with answers that are wanted and answers that are not."""
+
+    query: Query
+    preferred: tuple[str, ...]
+    undesired: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class DataFile:
+    """What a pack's manifest says of a file it was fitted on: rows and SHA-256, no path."""
+
+    rows: int
+    sha256: str
+
+
+def read_pairs(path: Path) -> tuple[list[Pair], DataFile]:
+    """Reads pairs `{query | messages, preferred, undesired}`; an answer may be a text or a list of texts.
+
+    Raises:
+        DataError: no such file, or a row that can't be used, named by its line.
+    """
+    data = _read(path)
+    pairs = [
+        Pair(_query(row, where), _answers(row, "preferred", where), _answers(row, "undesired", where))
+        for row, where in _rows(path, data)
+    ]
+    return pairs, _described(path, data, len(pairs))
+
+
+def read_queries(path: Path) -> tuple[list[Query], DataFile]:
+    """Reads queries `{query | messages}`; other fields are ignored.
+
+    Raises:
+        DataError: no such file, or a row that can't be used, named by its line.
+    """
+    data = _read(path)
+    queries = [_query(row, where) for row, where in _rows(path, data)]
+    return queries, _described(path, data, len(queries))
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path} can't be read: {error.strerror}") from error
+
+
+def _described(path: Path, data: bytes, rows: int) -> DataFile:
+    if rows == 0:
+        raise DataError(f"{path} has no rows; it needs one example a line")
+    return DataFile(rows, hashlib.sha256(data).hexdigest())
+
+
+def _rows(path: Path, data: bytes) -> Iterator[tuple[dict[str, Any], str]]:
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is not UTF-8 (byte {error.start}); save it as UTF-8") from error
+    if path.suffix.lower() == ".csv":
+        reader = csv.DictReader(io.StringIO(text, newline=""))
+        for row in reader:
+            yield row, f"{path}, line {reader.line_num}"
+        return
+    for number, line in enumerate(text.split("\n"), start=1):
+        if not line.strip():
+            continue
+        where = f"{path}, line {number}"
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise DataError(f"{where} is not JSON: {error}") from error
+        if not isinstance(row, dict):
+            raise DataError(f'{where} is not a JSON object like {{"query": …}}')
+        yield row, where
+
+
+def _query(row: dict[str, Any], where: str) -> Query:
+    if "messages" in row:
+        messages = row["messages"]
+        if not isinstance(messages, list) or not messages:
+            raise DataError(f"{where}: `messages` must be a list of turns")
+        for m in messages:
+            if not isinstance(m, dict) or m.get("role") not in _ROLES or not isinstance(m.get("content"), str):
+                raise DataError(
+                    f"{where}: each of `messages` needs a `role` ({', '.join(_ROLES)}) and a text as `content`"
+                )
+        if messages[-1]["role"] != "user" or not messages[-1]["content"].strip():
+            raise DataError(f"{where}: the last of `messages` must be a user's, and not empty")
+        return Query(tuple(Message(role=m["role"], content=m["content"]) for m in messages))
+    text = row.get("query")
+    if not isinstance(text, str):
+        raise DataError(f"{where}: no `query` (a text) and no `messages`")
+    if not text.strip():
+        raise DataError(f"{where}: the query is empty")
+    return Query.of(text)
+
+
+def _answers(row: dict[str, Any], field: str, where: str) -> tuple[str, ...]:
+    value = row.get(field)
+    answers = value if isinstance(value, list) else [value]
+    texts = tuple(a for a in answers if isinstance(a, str))
+    if not answers or len(texts) < len(answers):
+        raise DataError(f"{where}: `{field}` must be a text or a list of texts")
+    if not all(t.strip() for t in texts):
+        raise DataError(f"{where}: `{field}` has an empty answer")
+    return texts

@@ -1,0 +1,123 @@
+"""What a fit leaves: a gate and experts with their training folded away, evaluated in float32.
+
+Shapes: d is the width of the residual stream, n a number of queries, K of experts, r of gate directions, u of residual
+directions, m of hidden units.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import expit
+
+F32 = NDArray[np.float32]
+GateKind = Literal["quantile", "logistic", "soft"]
+
+CLOSED_BELOW = 0.05
+"""A smaller opening counts as 0, so that a closed gate leaves the model bit for bit as it was."""
+TINY = np.float32(1e-30)
+"""Guards divisions by what may be 0."""
+
+
+@dataclass(frozen=True)
+class Gate:
+    """When to steer (FineSteer's SCS). All arrays float32.
+
+    The opening is `1` where `x ≥ edge`, else `(x/edge)^decay`, and 0 below `CLOSED_BELOW`, with x by kind:
+
+    - `quantile`: F(s), the empirical CDF of the energy ratio over held-out IR queries; edge is the lower tail ε
+    - `logistic`: σ(w·(h−μ) + b), trained against general queries
+    - `soft`: s itself; edge is 1
+
+    Attributes:
+        mean: μ, (d,).
+        basis: V transposed, orthonormal rows, (r, d).
+        knots: energy ratios at evenly spaced values of F from 0 to 1, ascending, (q,); empty unless quantile.
+        coef: w, (d,); empty unless logistic.
+        intercept: b.
+    """
+
+    kind: GateKind
+    mean: F32
+    basis: F32
+    knots: F32
+    coef: F32
+    intercept: float
+    edge: float
+    decay: float
+
+    def energy_ratio(self, states: F32) -> F32:
+        """`s(h) = ‖Vᵀ(h−μ)‖² / ‖h−μ‖²` (SCS). states: (n, d); returns (n,) in [0, 1]."""
+        centred = states - self.mean
+        inside = np.square(centred @ self.basis.T).sum(axis=1)
+        return np.clip(inside / np.maximum(np.square(centred).sum(axis=1), TINY), 0, 1)  # type: ignore[no-any-return]
+
+    def score(self, states: F32) -> F32:
+        """x of the class's description, (n,) in [0, 1]. states: (n, d)."""
+        if self.kind == "logistic":
+            return expit((states - self.mean) @ self.coef + np.float32(self.intercept)).astype(np.float32)
+        ratio = self.energy_ratio(states)
+        if self.kind == "soft":
+            return ratio
+        return empirical_cdf(ratio, self.knots)
+
+    def opening(self, states: F32) -> F32:
+        """g(h), (n,) in [0, 1]. states: (n, d)."""
+        return ramp(self.score(states), self.edge, self.decay)
+
+
+@dataclass(frozen=True)
+class Experts:
+    """How to steer (FineSteer's MoSE), W_Q and W_K folded into one matrix. All arrays float32.
+
+    `α(h) = softmax(A(h−c) + a)` and `v(h) = Cᵀα(h) + Uᵀ(W₂ ReLU(W₁(h−c) + b₁) + b₂)`.
+
+    Attributes:
+        prototypes: C, (K, d).
+        center: c, (d,).
+        routing: A, (K, d), and routing_bias: a, (K,).
+        hidden: W₁, (m, d), and hidden_bias: b₁, (m,).
+        output: W₂, (u, m), and output_bias: b₂, (u,).
+        residual: U transposed, orthonormal rows, (u, d); u = 0 for no residual.
+    """
+
+    prototypes: F32
+    center: F32
+    routing: F32
+    routing_bias: F32
+    hidden: F32
+    hidden_bias: F32
+    output: F32
+    output_bias: F32
+    residual: F32
+
+    def weights(self, states: F32) -> F32:
+        """Routing weights α(h), (n, K), each row adding up to 1. states: (n, d)."""
+        logits = (states - self.center) @ self.routing.T + self.routing_bias
+        grown = np.exp(logits - logits.max(axis=1, keepdims=True))
+        return grown / grown.sum(axis=1, keepdims=True)  # type: ignore[no-any-return]
+
+    def vector(self, states: F32, weights: F32 | None = None) -> F32:
+        """Steering vectors v(h), (n, d). states: (n, d); weights: what `weights` gave, if at hand."""
+        v = (self.weights(states) if weights is None else weights) @ self.prototypes
+        if len(self.residual):
+            hidden = np.maximum((states - self.center) @ self.hidden.T + self.hidden_bias, 0)
+            v = v + (hidden @ self.output.T + self.output_bias) @ self.residual
+        return v
+
+
+def empirical_cdf(values: F32, knots: F32) -> F32:
+    """F at `values`, (n,): piecewise linear between `knots`, which stand at evenly spaced values of F from 0 to 1."""
+    widths = np.maximum(np.diff(knots), TINY)
+    shares: F32 = np.clip((values[:, None] - knots[:-1]) / widths, 0, 1).astype(np.float32)
+    return shares.mean(axis=1)  # type: ignore[no-any-return]
+
+
+def ramp(x: F32, edge: float, decay: float) -> F32:
+    """1 where x ≥ edge, else (x/edge)^decay; 0 below `CLOSED_BELOW` (SCS's gate with tail ε = edge and decay γ)."""
+    share = np.minimum(x / np.float32(edge), 1)
+    g = np.power(share, np.float32(decay))
+    return np.where(g < np.float32(CLOSED_BELOW), np.float32(0), g).astype(np.float32)

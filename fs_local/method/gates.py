@@ -1,0 +1,213 @@
+"""When to steer: Subspace-guided Conditional Steering (FineSteer, SCS), as estimators over states.
+
+All three of the paper's gates model the IR queries by a mean and principal directions, and differ in what opens them. `F`, and
+every figure that is reported, comes from IR queries that the subspace was not fitted on (cross-fitting): in-sample energy
+ratios are too high.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import expit
+from sklearn.base import BaseEstimator
+from sklearn.decomposition import PCA
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import KFold
+
+from fs_local.errors import FitError
+from fs_local.method.folded import CLOSED_BELOW, F32, Gate, GateKind, empirical_cdf, ramp
+
+F64 = NDArray[np.float64]
+_MAX_KNOTS = 101
+_EMPTY = np.empty(0, dtype=np.float32)
+MIN_QUERIES = 8
+
+
+class _SubspaceGate(BaseEstimator):  # type: ignore[misc]
+    """What the gates share: a subspace of the IR states, and cross-fitted scores.
+
+    Attributes after `fit`:
+        gate_: the folded gate.
+        ir_score_: cross-fitted score of each IR query, (n,); ir_opening_: its opening.
+        general_score_, general_opening_: of each general query; empty where there were none.
+    """
+
+    kind: GateKind
+
+    def __init__(self, rank: int = 8, decay: float = 4.0, n_folds: int = 5, seed: int = 0) -> None:
+        self.rank = rank
+        self.decay = decay
+        self.n_folds = n_folds
+        self.seed = seed
+
+    def energy_ratio(self, states: F32) -> F32:
+        """s(h), (n,). states: (n, d)."""
+        return self.gate_.energy_ratio(np.asarray(states, dtype=np.float32))
+
+    def opening(self, states: F32) -> F32:
+        """g(h), (n,). states: (n, d)."""
+        return self.gate_.opening(np.asarray(states, dtype=np.float32))
+
+    def _subspace(self, ir: F32, **parts: Any) -> Gate:
+        rank = min(self.rank, len(ir) - 1, ir.shape[1])
+        pca = PCA(n_components=rank, random_state=self.seed).fit(ir.astype(np.float64))
+        filled = {"knots": _EMPTY, "coef": _EMPTY, "intercept": 0.0, "edge": 1.0, "decay": self.decay, **parts}
+        return Gate(self.kind, pca.mean_.astype(np.float32), pca.components_.astype(np.float32), **filled)
+
+    def _check(self, ir: F32, general: F32 | None) -> None:
+        if self.rank < 1 or self.decay <= 0 or self.n_folds < 2:
+            raise FitError("a gate needs rank ≥ 1, decay > 0 and at least 2 folds")
+        for name, states in (("IR", ir), ("general", general)):
+            if states is None:
+                continue
+            if states.ndim != 2 or len(states) < MIN_QUERIES:
+                raise FitError(
+                    f"{len(states)} {name} queries are too few for a gate; give at least {MIN_QUERIES}, better 60 or more"
+                )
+            if not np.isfinite(states).all():
+                raise FitError(f"the states of the {name} queries are not finite (NaN or infinite)")
+
+    def _folds(self, n: int) -> list[tuple[NDArray[np.intp], NDArray[np.intp]]]:
+        return list(KFold(min(self.n_folds, n), shuffle=True, random_state=self.seed).split(np.empty(n)))
+
+    def _cross_fitted_ratios(self, ir: F32) -> F32:
+        ratios = np.empty(len(ir), dtype=np.float32)
+        for fit, held_out in self._folds(len(ir)):
+            ratios[held_out] = self._subspace(ir[fit]).energy_ratio(ir[held_out])
+        return ratios
+
+    def _finish(self, gate: Gate, ir_score: F32, general_score: F32) -> None:
+        self.gate_ = gate
+        self.ir_score_, self.ir_opening_ = ir_score, ramp(ir_score, gate.edge, gate.decay)
+        self.general_score_, self.general_opening_ = general_score, ramp(general_score, gate.edge, gate.decay)
+
+
+class QuantileGate(_SubspaceGate):
+    """The one-class gate: open where F(s) ≥ ε, and below that (F(s)/ε)^γ.
+
+    Args:
+        rank: r, principal directions.
+        tail: ε, the share of IR queries in the lower tail.
+        decay: γ.
+        n_folds: for cross-fitting F.
+        seed: of the folds and the PCA.
+    """
+
+    kind = "quantile"
+
+    def __init__(self, rank: int = 8, tail: float = 0.05, decay: float = 4.0, n_folds: int = 5, seed: int = 0) -> None:
+        super().__init__(rank, decay, n_folds, seed)
+        self.tail = tail
+
+    def fit(self, ir: F32, general: F32 | None = None) -> QuantileGate:
+        """Fits on IR states (n, d) alone; general states, if given, are only scored.
+
+        Raises:
+            FitError: too few queries, states that are not finite, or parameters out of range.
+        """
+        self._check(ir, general)
+        if not 0 < self.tail < 1:
+            raise FitError("the gate's tail must be between 0 and 1")
+        ratios = self._cross_fitted_ratios(ir)
+        knots = np.quantile(ratios, np.linspace(0, 1, min(_MAX_KNOTS, len(ir)))).astype(np.float32)
+        gate = self._subspace(ir, knots=knots, edge=self.tail)
+        self._finish(gate, empirical_cdf(ratios, knots), _EMPTY if general is None else gate.score(general))
+        return self
+
+
+class SoftGate(_SubspaceGate):
+    """The soft gate: the opening is s^γ, by default s itself. Rarely closed: it scales more than it decides."""
+
+    kind = "soft"
+
+    def __init__(self, rank: int = 8, decay: float = 1.0, n_folds: int = 5, seed: int = 0) -> None:
+        super().__init__(rank, decay, n_folds, seed)
+
+    def fit(self, ir: F32, general: F32 | None = None) -> SoftGate:
+        """As `QuantileGate.fit`."""
+        self._check(ir, general)
+        gate = self._subspace(ir)
+        self._finish(gate, self._cross_fitted_ratios(ir), _EMPTY if general is None else gate.score(general))
+        return self
+
+
+class LogisticGate(_SubspaceGate):
+    """The supervised gate: a logistic regression of IR against general queries, on standardized states.
+
+    It begins to open where at most `budget` of the held-out general queries are beyond; where IR queries leave room, halfway (in
+    log-odds) to their lower tail. The intercept is moved there, so that x = 1/2 is where the opening leaves 0.
+
+    Args:
+        rank: r of the subspace, which then only describes.
+        tail: ε, the share of IR queries in the lower tail.
+        budget: share of general queries that may open the gate.
+        decay: γ.
+        regularization: candidates of C, chosen by cross-validated log-loss.
+    """
+
+    kind = "logistic"
+
+    def __init__(
+        self,
+        rank: int = 8,
+        tail: float = 0.05,
+        budget: float = 0.02,
+        decay: float = 8.0,
+        regularization: tuple[float, ...] = (1e-4, 1e-3, 1e-2, 1e-1),
+        n_folds: int = 5,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(rank, decay, n_folds, seed)
+        self.tail = tail
+        self.budget = budget
+        self.regularization = regularization
+
+    def fit(self, ir: F32, general: F32 | None = None) -> LogisticGate:
+        """Fits on IR states (n, d) and general states (m, d).
+
+        Raises:
+            FitError: as `QuantileGate.fit`, or no general states.
+        """
+        if general is None:
+            raise FitError("a logistic gate needs general queries too; give --general, or choose --gate quantile")
+        self._check(ir, general)
+        states = np.concatenate([ir, general]).astype(np.float64)
+        labels = np.concatenate([np.ones(len(ir)), np.zeros(len(general))])
+        subspace = self._subspace(ir)
+        mean = subspace.mean.astype(np.float64)
+        scale = states.std(axis=0) + 1e-12
+        features = (states - mean) / scale
+        order = np.random.default_rng(self.seed).permutation(len(labels))
+        best_loss, logits, best_c = np.inf, np.zeros(len(labels)), self.regularization[0]
+        for c in self.regularization:
+            held_out_logits = np.empty(len(labels))
+            for fit, held_out in self._folds(len(labels)):
+                model = self._regression(c).fit(features[order[fit]], labels[order[fit]])
+                held_out_logits[order[held_out]] = model.decision_function(features[order[held_out]])
+            loss = float(np.logaddexp(0, np.where(labels == 1, -held_out_logits, held_out_logits)).mean())
+            if loss < best_loss:
+                best_loss, logits, best_c = loss, held_out_logits, c
+        final = self._regression(best_c).fit(features, labels)
+        above_general = np.quantile(logits[len(ir) :], 1 - self.budget)
+        begin = max(above_general, (above_general + np.quantile(logits[: len(ir)], self.tail)) / 2)
+        gate = self._subspace(
+            ir,
+            coef=(final.coef_[0] / scale).astype(np.float32),
+            intercept=float(final.intercept_[0] - begin),
+            edge=min(1.0, 0.5 / CLOSED_BELOW ** (1 / self.decay)),
+        )
+        scores = expit(logits - begin).astype(np.float32)
+        self.regularization_ = best_c
+        self._finish(gate, scores[: len(ir)], scores[len(ir) :])
+        return self
+
+    def _regression(self, c: float) -> LogisticRegression:
+        return LogisticRegression(C=c, class_weight="balanced", max_iter=1000)
+
+
+def is_open(opening: F32) -> NDArray[np.bool_]:
+    """Whether openings let anything through."""
+    return opening > 0

@@ -1,0 +1,163 @@
+"""A steering pack: saved by a fit, loaded by a run."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from pydantic import ValidationError
+
+from fs_local.errors import PackError
+from fs_local.method.folded import F32, Experts, Gate
+from fs_local.pack.archive import read_members, read_npz, write_members, write_npz
+from fs_local.pack.engine import Engine, EngineName, NumpyEngine, OnnxEngine
+from fs_local.pack.graph import ARRAYS_MEMBER, GRAPH_MEMBER, build_graph, checked_graph, graph_arrays
+from fs_local.pack.manifest import FORMAT_VERSION, Manifest
+
+SUFFIX = ".fspack"
+_MANIFEST_MEMBER = "manifest.json"
+_MAX_MANIFEST_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class Pack:
+    """A gate and experts with all that is known of them. `graph` is the ONNX graph as it stands in the file."""
+
+    manifest: Manifest
+    gate: Gate
+    experts: Experts
+    graph: bytes
+
+    @classmethod
+    def of(cls, manifest: Manifest, gate: Gate, experts: Experts) -> Pack:
+        """A pack from the parts of a fit; fills in the manifest's digests."""
+        npz, spans = write_npz(graph_arrays(gate, experts))
+        graph = build_graph(gate, experts, spans)
+        digests = {ARRAYS_MEMBER: hashlib.sha256(npz).hexdigest(), GRAPH_MEMBER: hashlib.sha256(graph).hexdigest()}
+        return cls(manifest.model_copy(update={"digests": digests}), gate, experts, graph)
+
+    def save(self, path: Path) -> None:
+        """Writes the pack, the same bytes for the same content.
+
+        Raises:
+            PackError: it can't be written; an old file is then as it was.
+        """
+        npz, _ = write_npz(graph_arrays(self.gate, self.experts))
+        manifest = json.dumps(self.manifest.model_dump(), indent=1, ensure_ascii=False, allow_nan=False).encode()
+        write_members(path, {_MANIFEST_MEMBER: manifest, ARRAYS_MEMBER: npz, GRAPH_MEMBER: self.graph})
+
+    @classmethod
+    def load(cls, path: Path) -> Pack:
+        """Reads a pack, trusting nothing in it.
+
+        Raises:
+            PackError: no such file, damaged in any byte, from a newer format, or of parts that do not fit each other.
+        """
+        members = read_members(path, (_MANIFEST_MEMBER, ARRAYS_MEMBER, GRAPH_MEMBER))
+        try:
+            manifest = _parse_manifest(members[_MANIFEST_MEMBER])
+            for name in (ARRAYS_MEMBER, GRAPH_MEMBER):
+                if manifest.digests.get(name) != hashlib.sha256(members[name]).hexdigest():
+                    raise PackError(f"{name} does not match its digest in the manifest")
+            gate, experts = _assemble(manifest, read_npz(members[ARRAYS_MEMBER]))
+        except PackError as error:
+            raise PackError(f"{path} can't be used: {error}") from error
+        return cls(manifest, gate, experts, members[GRAPH_MEMBER])
+
+    def with_strength(self, strength: float) -> Pack:
+        """The same pack, steering by another λ."""
+        return replace(
+            self,
+            manifest=self.manifest.model_copy(
+                update={"steer": self.manifest.steer.model_copy(update={"strength": strength})}
+            ),
+        )
+
+    def engine(self, name: EngineName = "numpy", providers: list[str] | None = None) -> Engine:
+        """What evaluates this pack's decisions.
+
+        Raises:
+            PackError: the pack's graph has something it should not, or ONNX Runtime can't run it.
+        """
+        if name == "numpy":
+            return NumpyEngine(self.gate, self.experts)
+        try:
+            return OnnxEngine(checked_graph(self.graph, graph_arrays(self.gate, self.experts)), providers)
+        except PackError as error:
+            raise PackError(f"pack {self.manifest.name} can't be used: {error}") from error
+
+
+def _parse_manifest(data: bytes) -> Manifest:
+    if len(data) > _MAX_MANIFEST_BYTES:
+        raise PackError("its manifest is too long")
+    try:
+        raw = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise PackError("its manifest is not JSON") from error
+    version = raw.get("version") if isinstance(raw, dict) else None
+    if isinstance(version, int) and version > FORMAT_VERSION:
+        raise PackError(
+            f"it has format version {version}, and this fs-local reads up to {FORMAT_VERSION}; upgrade fs-local"
+        )
+    try:
+        return Manifest.model_validate(raw)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise PackError(
+            f"its manifest is wrong at {'.'.join(map(str, first['loc'])) or 'its top'}: {first['msg']}"
+        ) from error
+
+
+def _assemble(manifest: Manifest, arrays: dict[str, F32]) -> tuple[Gate, Experts]:
+    """Gate and experts from checked arrays, every shape compared with the manifest and with the others."""
+    d, kind = manifest.model.width, manifest.gate.kind
+
+    def take(name: str, *shape: int | None) -> F32:
+        array = arrays.pop(name, None)
+        if array is None:
+            raise PackError(f"it has no array {name!r}")
+        if len(array.shape) != len(shape) or any(
+            want is not None and have != want for have, want in zip(array.shape, shape, strict=True)
+        ):
+            raise PackError(f"its array {name!r} has shape {array.shape}, which does not fit a model of width {d}")
+        return array
+
+    if not (manifest.gate.layer < manifest.model.n_layer and 0 < manifest.steer.layer < manifest.model.n_layer):
+        raise PackError("its layers are out of the model's range")
+    empty = np.empty(0, dtype=np.float32)
+    knots = take("gate_knots", None) if kind == "quantile" else empty
+    if kind == "quantile" and (len(knots) < 2 or (np.diff(knots) < 0).any()):
+        raise PackError("its gate_knots do not ascend")
+    gate = Gate(
+        kind=kind,
+        mean=take("gate_mean", d),
+        basis=take("gate_basis", None, d),
+        knots=knots,
+        coef=take("gate_coef", d) if kind == "logistic" else empty,
+        intercept=manifest.gate.intercept,
+        edge=manifest.gate.edge,
+        decay=manifest.gate.decay,
+    )
+    prototypes = take("experts_prototypes", None, d)
+    k = len(prototypes)
+    residual = take("experts_residual", None, d)
+    hidden = take("experts_hidden", None, d)
+    experts = Experts(
+        prototypes=prototypes,
+        center=take("experts_center", d),
+        routing=take("experts_routing", k, d),
+        routing_bias=take("experts_routing_bias", k),
+        hidden=hidden,
+        hidden_bias=take("experts_hidden_bias", len(hidden)),
+        output=take("experts_output", len(residual), len(hidden)),
+        output_bias=take("experts_output_bias", len(residual)),
+        residual=residual,
+    )
+    if arrays:
+        raise PackError(f"it has an unknown array {min(arrays)!r}")
+    if k == 0 or len(gate.basis) == 0 or k != len(manifest.experts):
+        raise PackError("it has no experts, no gate directions, or not one description an expert")
+    return gate, experts

@@ -1,0 +1,217 @@
+"""A pack's decision as an ONNX graph: states in; opening, energy ratio, weights and vector out. Standard operators only.
+
+The graph's matrices are external data inside the pack's `arrays.npz`, so they stand in a pack once, and an unpacked pack runs in
+any ONNX runtime as it is.
+
+Inputs: `gate_states` (n, d) and `states` (n, d), float32. Outputs: `opening` (n,), `energy_ratio` (n,), `weights` (n, K),
+`vector` (n, d).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from fs_local.errors import PackError
+from fs_local.method.folded import CLOSED_BELOW, F32, TINY, Experts, Gate
+
+GRAPH_MEMBER = "decision.onnx"
+ARRAYS_MEMBER = "arrays.npz"
+_OPSET = 17
+_ALLOWED_OPS = {"Add", "Cast", "Clip", "Constant", "Div", "Less", "MatMul", "Max", "Min", "Mul", "Pow", "ReduceMean", "ReduceSum", "Relu",
+                "Sigmoid", "Slice", "Softmax", "Squeeze", "Sub", "Transpose", "Unsqueeze", "Where"}  # fmt: skip
+_MAX_INLINE_BYTES = 64
+
+
+class _Builder:
+    """Collects nodes; every call returns the name of what it computes."""
+
+    def __init__(self) -> None:
+        self.nodes: list[Any] = []
+        self.constants: dict[str, Any] = {}
+
+    def __call__(self, op: str, *inputs: str, out: str = "", **attributes: Any) -> str:
+        from onnx import helper
+
+        out = out or f"{op.lower()}_{len(self.nodes)}"
+        self.nodes.append(helper.make_node(op, list(inputs), [out], name=out, **attributes))
+        return out
+
+    def number(self, value: float) -> str:
+        return self._constant(np.array(value, dtype=np.float32))
+
+    def axis(self, value: int) -> str:
+        return self._constant(np.array([value], dtype=np.int64))
+
+    def _constant(self, array: Any) -> str:
+        from onnx import numpy_helper
+
+        name = f"constant_{array.dtype.name}_{array.tobytes().hex()}"
+        self.constants[name] = numpy_helper.from_array(array, name)
+        return name
+
+
+def build_graph(gate: Gate, experts: Experts, spans: dict[str, tuple[int, int]]) -> bytes:
+    """Serialized ONNX model of a pack's decision.
+
+    Args:
+        spans: of each array in `arrays.npz`, as `archive.write_npz` gives them.
+    """
+    from onnx import TensorProto, helper
+
+    b = _Builder()
+    n, d = "n", len(gate.mean)
+
+    centred = b("Sub", "gate_states", "gate_mean")
+    inside = b(
+        "ReduceSum",
+        b("Mul", *[b("MatMul", centred, b("Transpose", "gate_basis", perm=[1, 0]))] * 2),
+        b.axis(1),
+        keepdims=0,
+    )
+    whole = b("ReduceSum", b("Mul", centred, centred), b.axis(1), keepdims=0)
+    ratio = b(
+        "Clip", b("Div", inside, b("Max", whole, b.number(float(TINY)))), b.number(0), b.number(1), out="energy_ratio"
+    )
+    if gate.kind == "logistic":
+        logits = b("MatMul", centred, b("Unsqueeze", "gate_coef", b.axis(1)))
+        score = b("Sigmoid", b("Add", b("Squeeze", logits, b.axis(1)), b.number(gate.intercept)))
+    elif gate.kind == "quantile":
+        low = b("Slice", "gate_knots", b.axis(0), b.axis(-1))
+        widths = b(
+            "Max", b("Sub", b("Slice", "gate_knots", b.axis(1), b.axis(len(gate.knots))), low), b.number(float(TINY))
+        )
+        rise = b("Sub", b("Unsqueeze", ratio, b.axis(1)), low)
+        shares = b("Clip", b("Div", rise, widths), b.number(0), b.number(1))
+        score = b("ReduceMean", shares, axes=[1], keepdims=0)
+    else:
+        score = ratio
+    grown = b("Pow", b("Min", b("Div", score, b.number(gate.edge)), b.number(1)), b.number(gate.decay))
+    b("Where", b("Less", grown, b.number(CLOSED_BELOW)), b.number(0), grown, out="opening")
+
+    from_center = b("Sub", "states", "experts_center")
+    logits = b("Add", b("MatMul", from_center, b("Transpose", "experts_routing", perm=[1, 0])), "experts_routing_bias")
+    weights = b("Softmax", logits, axis=1, out="weights")
+    if len(experts.residual):
+        hidden = b("MatMul", from_center, b("Transpose", "experts_hidden", perm=[1, 0]))
+        hidden = b("Relu", b("Add", hidden, "experts_hidden_bias"))
+        beta = b("Add", b("MatMul", hidden, b("Transpose", "experts_output", perm=[1, 0])), "experts_output_bias")
+        b("Add", b("MatMul", weights, "experts_prototypes"), b("MatMul", beta, "experts_residual"), out="vector")
+    else:
+        b("MatMul", weights, "experts_prototypes", out="vector")
+
+    used = {name for node in b.nodes for name in node.input}
+    initializers = list(b.constants.values())
+    for name, array in graph_arrays(gate, experts).items():
+        if name in used:
+            tensor = TensorProto(
+                name=name, data_type=TensorProto.FLOAT, dims=array.shape, data_location=TensorProto.EXTERNAL
+            )
+            for key, where in (("location", ARRAYS_MEMBER), ("offset", spans[name][0]), ("length", spans[name][1])):
+                tensor.external_data.add(key=key, value=str(where))
+            initializers.append(tensor)
+
+    def value(name: str, *shape: str | int) -> Any:
+        return helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
+
+    graph = helper.make_graph(
+        b.nodes,
+        "decision",
+        [value("gate_states", n, d), value("states", n, d)],
+        [
+            value("opening", n),
+            value("energy_ratio", n),
+            value("weights", n, len(experts.prototypes)),
+            value("vector", n, d),
+        ],
+        initializers,
+    )
+    model = helper.make_model(
+        graph, producer_name="fs-local", opset_imports=[helper.make_opsetid("", _OPSET)], ir_version=8
+    )
+    return bytes(model.SerializeToString(deterministic=True))
+
+
+def graph_arrays(gate: Gate, experts: Experts) -> dict[str, F32]:
+    """The arrays of a pack, by their names in `arrays.npz` and in the graph."""
+    arrays = {
+        "gate_mean": gate.mean,
+        "gate_basis": gate.basis,
+        "experts_prototypes": experts.prototypes,
+        "experts_center": experts.center,
+        "experts_routing": experts.routing,
+        "experts_routing_bias": experts.routing_bias,
+        "experts_hidden": experts.hidden,
+        "experts_hidden_bias": experts.hidden_bias,
+        "experts_output": experts.output,
+        "experts_output_bias": experts.output_bias,
+        "experts_residual": experts.residual,
+    }
+    if gate.kind == "quantile":
+        arrays["gate_knots"] = gate.knots
+    elif gate.kind == "logistic":
+        arrays["gate_coef"] = gate.coef
+    return arrays
+
+
+def checked_graph(data: bytes, arrays: dict[str, F32]) -> bytes:
+    """A pack's graph with its external data filled in from arrays that were checked; ready for a session.
+
+    Raises:
+        PackError: not ONNX, an operator or attribute that a decision does not need, or data from anywhere but these arrays.
+    """
+    import onnx
+    from google.protobuf.message import DecodeError
+    from onnx import numpy_helper
+
+    try:
+        model = onnx.load_model_from_string(data)
+    except (DecodeError, ValueError) as error:
+        raise PackError("its graph is not ONNX") from error
+    graph = model.graph
+    if (
+        model.functions
+        or model.training_info
+        or graph.sparse_initializer
+        or any(o.domain not in ("", "ai.onnx") for o in model.opset_import)
+    ):
+        raise PackError("its graph has functions, training parts or non-standard operators")
+    for node in graph.node:
+        if node.op_type not in _ALLOWED_OPS or node.domain not in ("", "ai.onnx"):
+            raise PackError(f"its graph has the operator {node.op_type!r}, which no decision needs")
+        if any(a.HasField("g") or a.graphs or a.HasField("t") or a.tensors for a in node.attribute):
+            raise PackError(f"its graph has a node {node.name!r} with a graph or tensor inside")
+    for i, tensor in enumerate(graph.initializer):
+        if tensor.data_location == onnx.TensorProto.EXTERNAL:
+            if tensor.name not in arrays or tuple(tensor.dims) != arrays[tensor.name].shape:
+                raise PackError(f"its graph wants external data {tensor.name!r}, which is not among its arrays")
+            graph.initializer[i].CopyFrom(numpy_helper.from_array(arrays[tensor.name], tensor.name))
+        elif tensor.ByteSize() > _MAX_INLINE_BYTES + 2 * len(tensor.name):
+            raise PackError(f"its graph has a large constant {tensor.name!r} of its own")
+    try:
+        onnx.checker.check_model(model)
+    except onnx.checker.ValidationError as error:
+        raise PackError("its graph is not valid ONNX") from error
+    return bytes(model.SerializeToString())
+
+
+def session(data: bytes, providers: list[str]) -> Any:
+    """An ONNX Runtime session for a checked graph.
+
+    Raises:
+        PackError: ONNX Runtime can't run it, or has no such provider.
+    """
+    import onnxruntime
+
+    missing = [p for p in providers if p not in onnxruntime.get_available_providers()]
+    if missing:
+        have = ", ".join(onnxruntime.get_available_providers())
+        raise PackError(f"ONNX Runtime has no {missing[0]} here; it has {have}")
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1  # microseconds of work: a thread pool would only wake up
+    options.log_severity_level = 3
+    try:
+        return onnxruntime.InferenceSession(data, options, providers=providers)
+    except Exception as error:  # onnxruntime's exceptions share no base class
+        raise PackError(f"ONNX Runtime can't run the pack's graph: {error}") from error

@@ -1,0 +1,321 @@
+"""A llama.cpp context: batches in, logits out, the KV cache, hooks on the residual stream, and the control vector."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fs_local.errors import ContextFullError, ModelError
+from fs_local.runtime.library import GGML_TYPE_F32, ggml, llama, recent_problems
+from fs_local.runtime.model import Model
+
+F32 = NDArray[np.float32]
+Hook = Callable[["LayerStates"], bool]
+"""Called after each wanted block with its states; answers whether the graph should go on."""
+
+DEFAULT_CTX = 4096
+MICRO_BATCH = 512
+
+
+class LayerStates:
+    """The tensor `l_out-{layer}` in the middle of a decode: one row a token, in the order of the batch.
+
+    In the last block only the rows that have outputs are present. Valid inside the hook alone.
+    """
+
+    __slots__ = ("_tensor", "layer", "n_rows", "width")
+
+    def __init__(self, layer: int, tensor: int) -> None:
+        g = ggml()
+        if g.type_of(tensor) != GGML_TYPE_F32 or not g.is_contiguous(tensor):
+            raise ModelError(f"l_out-{layer} is not a contiguous f32 tensor in this llama.cpp; states can't be read")
+        self.layer, self._tensor = layer, tensor
+        self.n_rows = g.n_rows(tensor)
+        self.width = g.n_elements(tensor) // self.n_rows if self.n_rows else 0
+
+    def read(self, first: int = 0, count: int | None = None) -> F32:
+        """Copy of `count` rows from row `first` on (all of them by default), float32, (count, width)."""
+        count = self.n_rows - first if count is None else count
+        self._check(first, count)
+        rows = np.empty((count, self.width), dtype=np.float32)
+        ggml().tensor_get(self._tensor, rows.ctypes.data, first * self.width * 4, rows.nbytes)
+        return rows
+
+    def last(self) -> F32:
+        """The last row, float32, (width,)."""
+        row: F32 = self.read(self.n_rows - 1, 1)[0]
+        return row
+
+    def write(self, rows: F32, first: int = 0) -> None:
+        """Replaces rows from row `first` on. `rows`: float32, (n, width)."""
+        self._check(first, len(rows))
+        rows = np.ascontiguousarray(rows, dtype=np.float32)
+        ggml().tensor_set(self._tensor, rows.ctypes.data, first * self.width * 4, rows.nbytes)
+
+    def add(self, vectors: F32, first: int = 0) -> None:
+        """Adds a vector (width,), or a row each (n, width), to the rows from row `first` on: what a control vector does, bit for bit."""
+        rows = self.read(first)
+        rows += vectors
+        self.write(rows, first)
+
+    def _check(self, first: int, count: int) -> None:
+        if first < 0 or count < 0 or first + count > self.n_rows:
+            raise IndexError(f"rows {first} to {first + count} of {self.n_rows}")
+
+
+class Context:
+    """Evaluates tokens of one model. Not for several threads at once.
+
+    Args:
+        model: stays open as long as the context.
+        n_ctx: tokens that the KV cache holds, over all sequences; 0 for `DEFAULT_CTX`, or the model's own if shorter.
+        n_ubatch: most tokens in one decode; longer inputs go in several.
+        n_seq: number of sequences.
+        n_threads: for everything; None for the cores of this machine.
+    """
+
+    def __init__(
+        self, model: Model, *, n_ctx: int = 0, n_ubatch: int = MICRO_BATCH, n_seq: int = 1, n_threads: int | None = None
+    ) -> None:
+        api = llama()
+        self._model = model
+        self._hook: Hook | None = None
+        self._wanted: dict[bytes, int] = {}
+        self._raised: BaseException | None = None
+        self._stopped = False
+        self.stopped_early = False
+        params = api.llama_context_default_params()
+        params.n_ctx = n_ctx or min(DEFAULT_CTX, model.n_ctx_train)
+        params.n_batch = params.n_ubatch = n_ubatch
+        params.n_seq_max = n_seq
+        params.kv_unified = True  # one pool of cells: sequences of any length, and tokens that several sequences share
+        params.n_threads = params.n_threads_batch = n_threads or default_threads()
+        self._callback = api.ggml_backend_sched_eval_callback(self._on_node)  # llama.cpp keeps only the pointer
+        params.cb_eval = self._callback
+        self._handle = api.llama_init_from_model(model.handle, params)
+        if not self._handle:
+            raise ModelError(
+                f"no context of {params.n_ctx} tokens for {model.path.name}: {recent_problems() or 'not enough memory?'}"
+            )
+        self.n_ctx: int = api.llama_n_ctx(self._handle)
+        self.n_ubatch: int = api.llama_n_ubatch(self._handle)
+        self.n_seq = n_seq
+        self.n_threads: int = params.n_threads
+        self._memory = api.llama_get_memory(self._handle)
+        self._batch = api.llama_batch_init(self.n_ubatch, 0, n_seq)
+        self._has_control_vector = False
+
+    @property
+    def model(self) -> Model:
+        return self._model
+
+    @property
+    def handle(self) -> Any:
+        """`llama_context *`"""
+        if not self._handle:
+            raise ModelError("this context is closed")
+        return self._handle
+
+    def close(self) -> None:
+        if self._handle:
+            llama().llama_batch_free(self._batch)
+            llama().llama_free(self._handle)
+            self._handle = None
+
+    def __enter__(self) -> Context:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    # --- evaluate
+
+    def decode(self, tokens: Sequence[int], *, start: int, seq: int = 0, output: bool = True) -> None:
+        """Evaluates consecutive tokens of one sequence, in one micro-batch.
+
+        Args:
+            tokens: 1 to n_ubatch token ids.
+            start: position of the first.
+            output: whether the last one gets logits.
+
+        Raises:
+            as `decode_batch`.
+        """
+        n = len(tokens)
+        self.decode_batch(tokens, range(start, start + n), [(seq,)] * n, [False] * (n - 1) + [output])
+
+    def decode_batch(
+        self,
+        tokens: Sequence[int],
+        positions: Sequence[int],
+        sequences: Sequence[Sequence[int]],
+        outputs: Sequence[bool],
+    ) -> None:
+        """Evaluates tokens, each at its position in one or more sequences, with logits where `outputs` says so.
+
+        After an exception, the cells of these tokens are removed; the context stays usable.
+
+        Raises:
+            ContextFullError: the KV cache has no room.
+            ModelError: llama.cpp failed.
+            Exception: whatever the hook raised, once llama.cpp has returned.
+        """
+        n = len(tokens)
+        if not 0 < n <= self.n_ubatch:
+            raise ValueError(f"{n} tokens in one decode; 1 to {self.n_ubatch} fit")
+        batch = self._batch
+        batch.n_tokens = n
+        for i, (token, position, of, output) in enumerate(zip(tokens, positions, sequences, outputs, strict=True)):
+            batch.token[i], batch.pos[i], batch.logits[i] = token, position, output
+            batch.n_seq_id[i] = len(of)
+            for j, seq in enumerate(of):
+                batch.seq_id[i][j] = seq
+        self._raised, self._stopped = None, False
+        status = llama().llama_decode(self.handle, batch)
+        self.stopped_early = self._stopped
+        raised, self._raised = self._raised, None
+        if raised is not None or status != 0:
+            for seq in {s for of in sequences for s in of}:
+                self.remove(seq, min(p for p, of in zip(positions, sequences, strict=True) if seq in of))
+        if raised is not None:
+            raise raised
+        if status == 1:
+            raise ContextFullError(f"the context of {self.n_ctx} tokens is full; shorten the text or raise --ctx")
+        if status != 0:
+            raise ModelError(f"llama.cpp failed to decode ({status}): {recent_problems() or 'it gives no reason'}")
+
+    def logits(self, output: int = -1) -> F32:
+        """Copy of the logits of one output of the last decode, float32, (n_vocab,). -1: the last output."""
+        pointer = llama().llama_get_logits_ith(self.handle, output)
+        if not pointer:
+            raise ModelError("no logits: the last decode had no such output, or was stopped early")
+        return np.ctypeslib.as_array(pointer, shape=(self._model.n_vocab,)).copy()
+
+    # --- KV cache
+
+    def n_past(self, seq: int) -> int:
+        """Number of tokens in a sequence."""
+        return int(llama().llama_memory_seq_pos_max(self._memory, seq)) + 1
+
+    def remove(self, seq: int, start: int = 0) -> bool:
+        """Removes a sequence from position `start` on; False where this model's memory can't be cut there (it was then cleared)."""
+        if llama().llama_memory_seq_rm(self._memory, seq, start, -1):
+            return True
+        llama().llama_memory_seq_rm(self._memory, seq, -1, -1)
+        return False
+
+    def copy(self, source: int, target: int, end: int) -> None:
+        """Makes `target` share the first `end` tokens of `source`."""
+        self.remove(target)
+        llama().llama_memory_seq_cp(self._memory, source, target, 0, end)
+
+    def shift(self, seq: int, start: int, end: int) -> bool:
+        """Drops positions [start, end) of a sequence and moves what follows down; False where this model can't."""
+        if not llama().llama_memory_can_shift(self._memory) or not llama().llama_memory_seq_rm(
+            self._memory, seq, start, end
+        ):
+            return False
+        llama().llama_memory_seq_add(self._memory, seq, end, -1, start - end)
+        return True
+
+    def clear(self) -> None:
+        """Empties the KV cache."""
+        llama().llama_memory_clear(self._memory, False)
+
+    # --- hooks
+
+    @contextmanager
+    def hooked(self, layers: Sequence[int], hook: Hook) -> Iterator[None]:
+        """Calls `hook` after each of these blocks, in every decode inside the `with`.
+
+        Answering False ends the graph there: no logits, and later layers' KV cells of these tokens are garbage.
+
+        Raises:
+            ModelError: a layer that the model does not have.
+        """
+        for layer in layers:
+            self._check_layer(layer)
+        if self._hook is not None:
+            raise RuntimeError("this context has a hook already")
+        self._wanted = {f"l_out-{layer}".encode(): layer for layer in layers}
+        self._hook = hook
+        try:
+            yield
+        finally:
+            self._hook = None
+            self._wanted = {}
+
+    def _on_node(self, tensor: int, ask: bool, _user_data: Any) -> bool:
+        if self._hook is None or self._stopped:
+            return False
+        try:
+            layer = self._wanted.get(ggml().get_name(tensor))
+            if ask or layer is None:
+                return layer is not None
+            go_on = self._hook(LayerStates(layer, tensor))
+        except BaseException as error:  # Ctrl-C too: an exception can't cross llama.cpp's frames
+            self._raised = error
+            go_on = False
+        self._stopped = not go_on
+        return go_on
+
+    def _check_layer(self, layer: int) -> None:
+        if not 0 <= layer < self._model.n_layer:
+            raise ModelError(
+                f"layer {layer} is out of range: {self._model.path.name} has layers 0 to {self._model.n_layer - 1}"
+            )
+
+    # --- control vector
+
+    @contextmanager
+    def control_vector(self, vectors: dict[int, F32]) -> Iterator[None]:
+        """Adds a vector after each of these blocks, natively, to every token decoded inside the `with`."""
+        self.set_control_vector(vectors)
+        try:
+            yield
+        finally:
+            self.clear_control_vector()
+
+    def set_control_vector(self, vectors: dict[int, F32]) -> None:
+        """Sets the control vector: layer -> float32, (width,). Replaces what was set before; empty clears it.
+
+        Raises:
+            ModelError: block 0 (llama.cpp's buffer starts at block 1), a layer out of range, or a vector of another width.
+        """
+        if not vectors:
+            self.clear_control_vector()
+            return
+        width, n_layer = self._model.width, self._model.n_layer
+        buffer = np.zeros((n_layer - 1, width), dtype=np.float32)
+        for layer, vector in vectors.items():
+            self._check_layer(layer)
+            if layer == 0:
+                raise ModelError("block 0 can't have a control vector in llama.cpp; choose a layer from 1 on")
+            if vector.shape != (width,):
+                raise ModelError(f"a control vector of shape {vector.shape} for a model of width {width}")
+            buffer[layer - 1] = vector
+        data = buffer.ctypes.data_as(ctypes.POINTER(ctypes.c_float))
+        if llama().llama_set_adapter_cvec(self.handle, data, buffer.size, width, min(vectors), max(vectors)) != 0:
+            raise ModelError(f"llama.cpp refuses the control vector: {recent_problems() or 'it gives no reason'}")
+        self._has_control_vector = True
+
+    def clear_control_vector(self) -> None:
+        """Removes the control vector, if there is one."""
+        if self._has_control_vector and self._handle:
+            llama().llama_set_adapter_cvec(self._handle, None, 0, 0, 0, 0)
+            self._has_control_vector = False
+
+
+def default_threads() -> int:
+    """The cores this process may use; half of them past four, where they are mostly hyperthreads."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return cores if cores <= 4 else cores // 2

@@ -1,0 +1,186 @@
+"""A GGUF model: load, tokenize, detokenize, chat template, fingerprint."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from fs_local.errors import ModelError
+from fs_local.runtime import gguf_header
+from fs_local.runtime.kernel_probe import probe_kernels
+from fs_local.runtime.library import clear_log, llama, recent_problems
+from fs_local.runtime.template import ChatTemplate, Message
+
+Progress = Callable[[float], None]
+
+
+class Model:
+    """The weights of one GGUF file, shared by any number of contexts.
+
+    Attributes:
+        path: the file.
+        n_layer: number of blocks; layers are numbered 0 to n_layer - 1, as in `l_out-{il}`.
+        width: d, the width of the residual stream.
+        n_vocab: number of tokens.
+        n_ctx_train: longest context the model was trained for, in tokens.
+        fingerprint: 16 hex digits, the same for every quantization of one model.
+        quantization: for example `Q4_1`.
+    """
+
+    def __init__(self, handle: Any, header: gguf_header.GgufHeader) -> None:
+        api = llama()
+        self._handle = handle
+        self._vocab = api.llama_model_get_vocab(handle)
+        self.path = header.path
+        self.architecture = header.architecture
+        self.name = str(header.metadata.get("general.name", header.path.stem))
+        self.n_layer: int = api.llama_model_n_layer(handle)
+        self.width: int = api.llama_model_n_embd(handle)
+        self.n_vocab: int = api.llama_vocab_n_tokens(self._vocab)
+        self.n_ctx_train: int = api.llama_model_n_ctx_train(handle)
+        self.fingerprint = gguf_header.fingerprint(header)
+        self.quantization = gguf_header.quantization(header)
+        self.template = ChatTemplate(
+            self._metadata_text("tokenizer.chat_template"),
+            bos=self._token_text(api.llama_vocab_bos(self._vocab)),
+            eos=self._token_text(api.llama_vocab_eos(self._vocab)),
+        )
+
+    @classmethod
+    def load(
+        cls,
+        path: Path,
+        *,
+        gpu_layers: int = 0,
+        extra_kernels: bool | None = None,
+        progress: Progress | None = None,
+    ) -> Model:
+        """Loads a model, memory-mapped.
+
+        Args:
+            path: a GGUF file.
+            gpu_layers: blocks to offload; -1 for all. Needs a llama-cpp-python that was built for a GPU.
+            extra_kernels: AMX and repacking kernels; None asks the kernel probe.
+            progress: called with the share that is loaded, 0 to 1.
+
+        Raises:
+            ModelError: no such file, no GGUF, truncated, or llama.cpp can't load it.
+            KeyboardInterrupt: Ctrl-C while loading.
+        """
+        api = llama()
+        header = gguf_header.read_header(path)
+        if gpu_layers and not api.llama_supports_gpu_offload():
+            raise ModelError(
+                "this llama-cpp-python was built without a GPU backend; leave out --gpu-layers, or reinstall it with one"
+            )
+        if extra_kernels is None:
+            extra_kernels = probe_kernels().usable
+        params = api.llama_model_default_params()
+        params.n_gpu_layers = gpu_layers
+        params.use_extra_bufts = extra_kernels
+        raised: list[BaseException] = []
+
+        def report(share: float, _user_data: Any) -> bool:
+            try:
+                if progress is not None:
+                    progress(share)
+            except BaseException as error:  # an exception can't cross llama.cpp's frames
+                raised.append(error)
+            return not raised
+
+        callback = api.llama_progress_callback(report)
+        params.progress_callback = callback
+        clear_log()
+        handle = api.llama_model_load_from_file(str(path).encode(), params)
+        if raised:
+            if handle:
+                api.llama_model_free(handle)
+            raise raised[0]
+        if not handle:
+            raise ModelError(f"llama.cpp can't load {path}: {recent_problems() or 'it gives no reason'}")
+        return cls(handle, header)
+
+    def close(self) -> None:
+        """Frees the weights. Contexts of this model must be closed before."""
+        if self._handle:
+            llama().llama_model_free(self._handle)
+            self._handle = None
+
+    def __enter__(self) -> Model:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @property
+    def handle(self) -> Any:
+        """`llama_model *`"""
+        if not self._handle:
+            raise ModelError(f"{self.path.name} is closed")
+        return self._handle
+
+    @property
+    def vocab(self) -> Any:
+        """`llama_vocab *`"""
+        return self._vocab
+
+    def tokenize(self, text: str, *, special: bool = True, add_bos: bool = False) -> list[int]:
+        """Token ids of a text.
+
+        Args:
+            special: whether the text of control tokens (`<|im_end|>`) becomes those tokens.
+            add_bos: whether to add what the vocabulary wants in front (BOS), where it wants it.
+        """
+        data = text.encode()
+        n = len(data) + 2
+        tokens = (ctypes.c_int32 * n)()
+        count = llama().llama_tokenize(self._vocab, data, len(data), tokens, n, add_bos, special)
+        if count < 0:
+            raise ModelError(
+                f"{self.path.name} can't tokenize a text of {len(data)} bytes; it has no usable vocabulary"
+            )
+        return list(tokens[:count])
+
+    def piece(self, token: int) -> bytes:
+        """UTF-8 bytes of one token, possibly a part of a character; control tokens give none."""
+        size = 64
+        while True:
+            buffer = ctypes.create_string_buffer(size)
+            n = llama().llama_token_to_piece(self._vocab, token, buffer, size, 0, False)
+            if n >= 0:
+                return buffer.raw[:n]
+            size = -n
+
+    def ends_generation(self, token: int) -> bool:
+        """Whether a token is one of the model's end-of-generation tokens."""
+        return bool(llama().llama_vocab_is_eog(self._vocab, token))
+
+    def prompt_tokens(self, messages: list[Message]) -> list[int]:
+        """Tokens of a conversation, rendered by the chat template, ready for an answer."""
+        return self.tokenize_prompt(self.template.render(messages))
+
+    def tokenize_prompt(self, prompt: str) -> list[int]:
+        """Tokens of a whole rendered prompt; BOS as the vocabulary wants, once."""
+        bos = self.template.bos
+        return self.tokenize(prompt, add_bos=not (bos and prompt.startswith(bos)))
+
+    def _metadata_text(self, key: str) -> str | None:
+        api = llama()
+        size = 1 << 12
+        while True:
+            buffer = ctypes.create_string_buffer(size)
+            n: int = api.llama_model_meta_val_str(self._handle, key.encode(), buffer, size)
+            if n < 0:
+                return None
+            if n < size:
+                return buffer.value.decode("utf-8", "replace")
+            size = n + 1
+
+    def _token_text(self, token: int) -> str:
+        text = llama().llama_vocab_get_text(self._vocab, token) if token >= 0 else b""
+        return (text or b"").decode("utf-8", "replace")

@@ -1,0 +1,300 @@
+"""The decision of each query, and the two hooks that carry it out.
+
+    H ← H + λ · g(h_q) · v(h_q)
+
+One prefill is enough where every decision is made no later than the first layer that it may steer, and the prompt is one
+micro-batch: the states are read on the way, the addition is made on the way. Else the first pass decides, ends at the last layer
+that it needs if anything opened, and a second pass runs with the control vector set. Both give the same logits, bit for bit.
+Decisions are always of the unsteered model: no pack sees what another one added.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+
+from fs_local.errors import ContextFullError, FitError, ModelError, PackError
+from fs_local.method.folded import F32
+from fs_local.pack.engine import EngineName
+from fs_local.pack.file import Pack
+from fs_local.runtime.context import Context, LayerStates
+from fs_local.runtime.model import Model
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What one query got from one pack.
+
+    Attributes:
+        pack: the pack's name.
+        opening: g, in [0, 1]; 0 leaves the model as it is.
+        energy_ratio: s, in [0, 1].
+        weights: routing weights α, float32, (K,).
+        vector: steering vector v, float32, (d,), before opening and strength.
+        strength: λ.
+        layer: the block it is added after.
+    """
+
+    pack: str
+    opening: float
+    energy_ratio: float
+    weights: F32
+    vector: F32
+    strength: float
+    layer: int
+
+    @property
+    def is_open(self) -> bool:
+        return self.opening > 0 and self.strength != 0
+
+    @property
+    def addition(self) -> F32:
+        """λ · g · v, float32, (d,): what is added to every state at the layer."""
+        return np.float32(self.strength * self.opening) * self.vector
+
+
+class Steering:
+    """Packs on one model: decides queries, and evaluates prompts and tokens steered.
+
+    Args:
+        model: the model that will be steered.
+        packs: any number, each with its own gate; none leaves the model as it is.
+        engine: what evaluates decisions. providers: ONNX Runtime's execution providers.
+
+    Raises:
+        PackError: a pack for another model, or packs of differing scope.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        packs: Sequence[Pack] = (),
+        *,
+        engine: EngineName = "numpy",
+        providers: list[str] | None = None,
+    ) -> None:
+        for pack in packs:
+            check_model(pack, model)
+        if len({p.manifest.steer.scope for p in packs}) > 1:
+            raise PackError(
+                "these packs have different scopes (prompt and generation, generation alone); use them one at a time"
+            )
+        self.packs = list(packs)
+        self._engines = [p.engine(engine, providers) for p in packs]
+        self._native: bool | None = None
+        self._reads = sorted({layer for p in packs for layer in (p.manifest.gate.layer, p.manifest.steer.layer)})
+
+    @property
+    def _last_read(self) -> int:
+        return self._reads[-1]
+
+    @property
+    def _prompt_too(self) -> bool:
+        return self.packs[0].manifest.steer.scope == "all"
+
+    def decide(self, context: Context, tokens: Sequence[int], *, start: int = 0, seq: int = 0) -> list[Decision]:
+        """The decisions alone, one a pack; the KV cache is left as it was.
+
+        Raises:
+            as `prefill`.
+        """
+        if not self.packs:
+            return []
+        _check_room(context, tokens, start)
+        context.clear_control_vector()
+        probe = _Probe(self)
+        with context.hooked(self._reads, probe.read_and_stop):
+            for first, last, chunk in _chunks(tokens, context.n_ubatch):
+                probe.in_last = last
+                context.decode(chunk, start=start + first, seq=seq, output=last)
+        context.remove(seq, start)
+        return probe.decisions
+
+    def prefill(self, context: Context, tokens: Sequence[int], *, start: int = 0, seq: int = 0) -> list[Decision]:
+        """Evaluates a query's prompt, steered where its gates open, up to the logits of its last token.
+
+        Args:
+            tokens: the prompt, or what of it the sequence does not hold yet.
+            start: position of its first token.
+
+        Raises:
+            ContextFullError: the prompt is longer than the context.
+            FitError: a state that is not finite.
+        """
+        _check_room(context, tokens, start)
+        context.clear_control_vector()
+        if self._native is None and self.packs:
+            self._native = has_control_vector_hook(context)
+        chunks = list(_chunks(tokens, context.n_ubatch))
+        if not self.packs:
+            for first, last, chunk in chunks:
+                context.decode(chunk, start=start + first, seq=seq, output=last)
+            return []
+
+        probe = _Probe(self, steer_in_place=len(chunks) == 1 or not self._prompt_too)
+        with context.hooked(self._reads, probe.read_and_add):
+            for first, last, chunk in chunks:
+                probe.in_last = last
+                context.decode(chunk, start=start + first, seq=seq, output=last)
+        if probe.wants_second_pass:
+            again = chunks if self._prompt_too else chunks[-1:]
+            if not context.remove(seq, start + again[0][0]):
+                raise PackError(
+                    f"{context.model.path.name} keeps a recurrent state that can't be rolled back, so a pack whose gate is behind its "
+                    "steered layer, or a prompt of several micro-batches, can't be steered; fit with --gate-layer at or below --layer"
+                )
+            with self.applied(context, probe.decisions, last_row_only=not self._prompt_too):
+                for first, last, chunk in again:
+                    context.decode(chunk, start=start + first, seq=seq, output=last)
+        return probe.decisions
+
+    @contextmanager
+    def applied(
+        self, context: Context, decisions: Sequence[Decision], *, last_row_only: bool = False
+    ) -> Iterator[None]:
+        """Steers every token decoded inside the `with`, and nothing after it.
+
+        By the native control vector wherever the model's graph has that hook; else, and for the last row alone, from the callback.
+        """
+        additions = added_by_layer(decisions)
+        if not additions:
+            yield
+        elif self._native and not last_row_only and 0 not in additions:
+            with context.control_vector(additions):
+                yield
+        else:
+
+            def add(states: LayerStates) -> bool:
+                states.add(additions[states.layer], first=states.n_rows - 1 if last_row_only else 0)
+                return True
+
+            with context.hooked(sorted(additions), add):
+                yield
+
+
+class _Probe:
+    """Reads the states of a query's last token on their way through the graph, decides, and steers where it is not too late."""
+
+    def __init__(self, steering: Steering, steer_in_place: bool = False) -> None:
+        self._steering = steering
+        self._steer_in_place = steer_in_place
+        self._seen: dict[int, F32] = {}
+        self.in_last = False
+        self.decisions: list[Decision] = []
+        self.wants_second_pass = False
+
+    def read_and_stop(self, states: LayerStates) -> bool:
+        """A hook that only decides, and ends the graph once it has."""
+        self._read(states)
+        return not self.decisions
+
+    def read_and_add(self, states: LayerStates) -> bool:
+        """A hook that decides, and adds at the last layer that is read, if that is all there is to add."""
+        self._read(states)
+        if not self.decisions or states.layer != self._steering._last_read:
+            return True
+        additions = added_by_layer(self.decisions)
+        if not additions:
+            return True
+        if not self._steer_in_place or list(additions) != [states.layer]:
+            self.wants_second_pass = True
+            return False
+        states.add(additions[states.layer], first=0 if self._steering._prompt_too else states.n_rows - 1)
+        return True
+
+    def _read(self, states: LayerStates) -> None:
+        if not self.in_last or states.n_rows == 0:
+            return
+        state = states.last()
+        if not np.isfinite(state).all():
+            raise FitError(
+                f"the state after block {states.layer} is not finite (NaN or infinite); the model file may be damaged"
+            )
+        self._seen[states.layer] = state
+        if states.layer != self._steering._last_read:
+            return
+        for pack, engine in zip(self._steering.packs, self._steering._engines, strict=True):
+            steer = pack.manifest.steer
+            found = engine(self._seen[pack.manifest.gate.layer], self._seen[steer.layer])
+            self.decisions.append(
+                Decision(
+                    pack.manifest.name,
+                    found.opening,
+                    found.energy_ratio,
+                    found.weights,
+                    found.vector,
+                    steer.strength,
+                    steer.layer,
+                )
+            )
+
+
+def added_by_layer(decisions: Sequence[Decision]) -> dict[int, F32]:
+    """Sum of the additions of all open decisions, by layer: float32, (d,)."""
+    additions: dict[int, F32] = {}
+    for d in decisions:
+        if d.is_open:
+            additions[d.layer] = additions[d.layer] + d.addition if d.layer in additions else d.addition
+    return additions
+
+
+def check_model(pack: Pack, model: Model) -> str | None:
+    """Compares a pack with a model; returns a note if it was fitted with another quantization.
+
+    Raises:
+        PackError: the pack is for another model.
+    """
+    fitted = pack.manifest.model
+    if fitted.fingerprint != model.fingerprint or (fitted.width, fitted.n_layer) != (model.width, model.n_layer):
+        raise PackError(
+            f"pack {pack.manifest.name} was fitted for {fitted.name} (fingerprint {fitted.fingerprint}), "
+            f"and {model.path.name} is {model.name} (fingerprint {model.fingerprint}); fit a pack for this model"
+        )
+    if fitted.quantization != model.quantization:
+        return f"pack {pack.manifest.name} was fitted with {fitted.quantization} of this model, which runs as {model.quantization}"
+    return None
+
+
+def has_control_vector_hook(context: Context) -> bool:
+    """Whether this model's graph adds a control vector at all: a few architectures ignore it in silence.
+
+    Evaluates one token twice in the context's last sequence, up to block 1.
+    """
+    model, seq = context.model, context.n_seq - 1
+    if model.n_layer < 2:
+        return False
+    start = context.n_past(seq)
+    states: list[F32] = []
+
+    def read(at: LayerStates) -> bool:
+        states.append(at.read())
+        return False
+
+    probe = np.ones(model.width, dtype=np.float32)
+    for vectors in ({}, {1: probe}):
+        with context.control_vector(vectors), context.hooked([1], read):
+            context.decode([0], start=start, seq=seq)
+        context.remove(seq, start)
+    if not states:
+        raise ModelError(
+            f"the graph of {model.path.name} ({model.architecture}) has no l_out tensors in this llama.cpp; it can't be steered"
+        )
+    return not np.array_equal(states[0], states[1])
+
+
+def _chunks(tokens: Sequence[int], size: int) -> Iterator[tuple[int, bool, Sequence[int]]]:
+    """Micro-batches: offset of the first token, whether it is the last chunk, its tokens."""
+    for first in range(0, len(tokens), size):
+        yield first, first + size >= len(tokens), tokens[first : first + size]
+
+
+def _check_room(context: Context, tokens: Sequence[int], start: int) -> None:
+    if not tokens:
+        raise ContextFullError("the query is empty; give it at least one token")
+    if start + len(tokens) >= context.n_ctx:
+        raise ContextFullError(
+            f"the prompt has {start + len(tokens)} tokens, and the context {context.n_ctx}, which must hold the answer too; shorten it or raise --ctx"
+        )

@@ -1,0 +1,221 @@
+"""How things look in a terminal: progress bars, decisions, summaries of packs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.panel import Panel
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+from fs_local.doctor import Diagnosis
+from fs_local.generation import Piece
+from fs_local.pack.file import Pack
+from fs_local.steering import Decision
+
+out = Console()
+err = Console(stderr=True)
+
+
+@contextmanager
+def stages() -> Iterator[Callable[[str, int, int], None]]:
+    """Progress bars, one a stage, on standard error; yields what a fit reports to."""
+    columns = [
+        TextColumn("{task.description:<16}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    ]
+    with Progress(*columns, console=err) as bars:
+        tasks: dict[str, TaskID] = {}
+
+        def report(what: str, done: int, total: int) -> None:
+            if what not in tasks:
+                tasks[what] = bars.add_task(what, total=total)
+            bars.update(tasks[what], completed=done, total=total)
+
+        yield report
+
+
+@contextmanager
+def loading() -> Iterator[Callable[[float], None]]:
+    """A progress bar for a model that takes long to load; it disappears when that is done."""
+    with Progress(TextColumn("load model"), BarColumn(), console=err, transient=True) as bar:
+        task = bar.add_task("load", total=1.0)
+        yield lambda share: bar.update(task, completed=share)
+
+
+def decision_line(decision: Decision) -> str:
+    """One decision in a line, in rich markup."""
+    state = f"[yellow]open {decision.opening:.2f}[/]" if decision.is_open else "[green]closed[/]"
+    top = max(range(len(decision.weights)), key=lambda k: float(decision.weights[k]))
+    expert = f" · expert {top + 1} at {decision.weights[top]:.0%}" if decision.is_open else ""
+    return f"[dim]{escape(decision.pack)}: {state} · energy ratio {decision.energy_ratio:.2f}{expert}[/]"
+
+
+def decision_json(decision: Decision) -> dict[str, Any]:
+    return {
+        "pack": decision.pack,
+        "opening": round(decision.opening, 6),
+        "energy_ratio": round(decision.energy_ratio, 6),
+        "weights": [round(float(w), 6) for w in decision.weights],
+        "layer": decision.layer,
+        "strength": decision.strength,
+    }
+
+
+def timings_json(piece: Piece) -> dict[str, Any]:
+    return {
+        "prompt_tokens": piece.prompt_tokens,
+        "prompt_seconds": round(piece.prompt_seconds, 4),
+        "generated_tokens": piece.generated_tokens,
+        "seconds": round(piece.seconds, 4),
+        "tokens_per_second": round(piece.generated_tokens / piece.seconds, 2) if piece.seconds else None,
+    }
+
+
+def gate_threshold(pack: Pack) -> str:
+    """What opens a pack's gate, in words."""
+    gate = pack.gate
+    if gate.kind == "quantile":
+        import numpy as np
+
+        threshold = float(np.interp(gate.edge, np.linspace(0, 1, len(gate.knots)), gate.knots))
+        return (
+            f"opens fully from energy ratio {threshold:.2f} on (tail {gate.edge:g} of held-out IR queries), one-class"
+        )
+    if gate.kind == "logistic":
+        return "opens by a logistic regression of IR against general queries; the energy ratio only describes"
+    return "the opening is the energy ratio itself"
+
+
+def explain(decision: Decision, pack: Pack) -> Panel:
+    """A decision in detail: opening and energy ratio against the threshold, and every expert with what it is about."""
+    lines = [
+        f"opening {decision.opening:.3f} · energy ratio {decision.energy_ratio:.3f} · gate at layer {pack.manifest.gate.layer}",
+        f"the gate {gate_threshold(pack)}",
+        f"steered after layer {decision.layer} with strength {decision.strength:g}"
+        if decision.is_open
+        else "not steered",
+    ]
+    table = Table(box=None, padding=(0, 1), show_header=False)
+    order = sorted(range(len(decision.weights)), key=lambda k: -float(decision.weights[k]))
+    for k in order:
+        about = pack.manifest.experts[k]
+        bar = "█" * max(1, round(float(decision.weights[k]) * 20))
+        table.add_row(
+            f"expert {k + 1}", f"{decision.weights[k]:.0%}", bar, escape(" / ".join(q[:60] for q in about.queries))
+        )
+    from rich.console import Group
+
+    return Panel(
+        Group(*[escape(line) for line in lines], table), title=f"why: {escape(decision.pack)}", title_align="left"
+    )
+
+
+def pack_summary(pack: Pack, size: int) -> Table:
+    """A pack as a person judges it."""
+    m = pack.manifest
+    f = m.figures
+    table = Table(
+        title=f"steering pack {escape(m.name)}", title_justify="left", show_header=False, box=None, padding=(0, 2)
+    )
+    table.add_column(style="bold")
+
+    def row(name: str, value: str) -> None:
+        table.add_row(name, escape(value))
+
+    row("size", f"{size / 1024:.0f} KB")
+    row(
+        "model",
+        f"{m.model.name} ({m.model.architecture}, {m.model.n_layer} blocks, {m.model.quantization}), fingerprint {m.model.fingerprint}",
+    )
+    row("fitted on", ", ".join(f"{d.rows} {name}" for name, d in m.data.items()) or "examples given in Python")
+    row(
+        "steers",
+        f"after block {m.steer.layer}, strength {m.steer.strength:g}, {'prompt and generation' if m.steer.scope == 'all' else 'generation alone'}",
+    )
+    row("gate", f"{m.gate.kind}, at block {m.gate.layer}, rank {len(pack.gate.basis)}; {gate_threshold(pack)}")
+    general = "" if f.open_general is None else f", and for {f.open_general:.1%} of general queries"
+    auroc = "" if f.auroc is None else f"; AUROC {f.auroc:.3f}"
+    row("held out", f"opens for {f.open_ir:.1%} of IR queries{general}{auroc}")
+    better = 1 - f.validation_error / f.constant_error if f.constant_error else 0.0
+    row("experts", f"K = {len(m.experts)}, residual rank {len(pack.experts.residual)}")
+    row(
+        "validation error",
+        f"{f.validation_error:.4g}, the constant mean vector's {f.constant_error:.4g} ({abs(better):.1%} {'below' if better >= 0 else 'ABOVE'} it)",
+    )
+    for k, about in enumerate(m.experts):
+        row(f"  expert {k + 1}", f"{about.pairs} pairs, such as: {about.queries[0] if about.queries else ''}")
+    for t in f.trials:
+        chosen = "  ← chosen" if (t.layer, t.strength) == (m.steer.layer, m.steer.strength) else ""
+        budget = "" if t.within_budget else " (over the fluency budget)"
+        row(
+            f"  block {t.layer}, λ {t.strength:g}",
+            f"preferred over undesired by {t.margin:+.2f} nats a token (unsteered {f.unsteered_margin:+.2f}), "
+            f"repeated words {t.repeated:.0%}, perplexity ×{t.perplexity_ratio:.2f}{budget}{chosen}",
+        )
+    return table
+
+
+def diagnosis_table(d: Diagnosis) -> Table:
+    table = Table(show_header=False, box=None, padding=(0, 2))
+    table.add_column(style="bold")
+    rows = [
+        ("versions", ", ".join(f"{k} {v}" for k, v in d.versions.items())),
+        (
+            "machine",
+            f"{d.machine}, {d.threads} threads used, {d.memory_available / 2**30:.1f} of {d.memory_total / 2**30:.1f} GiB memory free",
+        ),
+        (
+            "GPU",
+            "llama.cpp can offload (--gpu-layers)" if d.gpu_offload else "this llama-cpp-python has no GPU backend",
+        ),
+        ("ONNX Runtime", ", ".join(d.onnx_providers)),
+        ("kernels", d.kernels.explain()),
+    ]
+    for h in d.hooks:
+        if h.ok and h.native:
+            verdict = "reading changes nothing; a write and a control vector give the same bits"
+        elif h.ok:
+            verdict = "its graph ignores control vectors; steering writes from the callback, which costs some speed"
+        else:
+            verdict = f"NOT as it should be: {h}"
+        rows.append((f"hooks on {h.model}", verdict))
+    rows += [(f"alias {alias}", where) for alias, where in d.aliases.items()]
+    for name, value in rows:
+        table.add_row(name, escape(value))
+    return table
+
+
+def side_by_side(rows: Sequence[tuple[str, Decision, str, str]], title: str) -> Table:
+    """Queries with their decision, and unsteered and steered answers beside each other."""
+    table = Table(title=title, title_justify="left", show_lines=True, expand=True)
+    table.add_column("query", ratio=3)
+    table.add_column("gate", ratio=3)
+    table.add_column("unsteered", ratio=5)
+    table.add_column("steered", ratio=5)
+    for query, decision, unsteered, steered in rows:
+        state = f"[yellow]open {decision.opening:.2f}[/]" if decision.is_open else "[green]closed[/]"
+        weights = " ".join(f"{k + 1}:{w:.2f}" for k, w in enumerate(decision.weights) if w >= 0.1)
+        same = "[dim]the same, token for token[/]" if steered == unsteered else escape(steered)
+        table.add_row(
+            escape(query),
+            f"{state}\nenergy ratio {decision.energy_ratio:.2f}\n[dim]experts {weights}[/]",
+            escape(unsteered),
+            same,
+        )
+    return table
