@@ -39,12 +39,12 @@ AnyGate = QuantileGate | LogisticGate | SoftGate
 Progress = Callable[[str, int, int], None]
 """Called with (what is being done, done, total)."""
 
-STEER_DEPTHS = (1 / 3, 0.4)
+STEER_DEPTHS = (0.33, 0.37)
 """Shares of the model's depth that are tried for the steered layer: later blocks break small models at the strengths that move them."""
 GATE_DEPTHS = (0.25, 0.75)
-STRENGTHS = (0.5, 1.0, 1.5, 2.0)
+STRENGTHS = (0.6, 1.0, 1.3, 1.6, 2.0)
 REPEATED_BUDGET = 0.05
-PERPLEXITY_BUDGET = 1.5
+PERPLEXITY_BUDGET = 1.4
 SECOND_PASS_PRICE = 0.005
 """AUROC that a gate behind the steered layer must gain: it costs a second pass for queries that open it."""
 _TRIAL_PAIRS, _TRIAL_TOKENS = 8, 24

@@ -167,7 +167,7 @@ class MixtureOfSteeringExperts(BaseEstimator):  # type: ignore[misc]
 
         labels = self._cluster(delta[train])
         prototypes = np.stack([delta[train][labels == k].mean(axis=0) for k in range(self.n_experts_)])
-        rank = min(self.residual_rank, len(train) - 1, delta.shape[1])
+        rank = min(self.residual_rank, len(train) - 1, delta.shape[1]) if np.ptp(delta[train], axis=0).any() else 0
         residual = np.zeros((0, delta.shape[1]))
         if rank:
             residual = PCA(n_components=rank, random_state=self.seed).fit(delta[train]).components_
@@ -221,7 +221,7 @@ class MixtureOfSteeringExperts(BaseEstimator):  # type: ignore[misc]
         """K-Means on the normalized δ, K by the Calinski-Harabasz index (MoSE's prototypes)."""
         points = normalize(delta)
         n_components = min(_CLUSTER_PCA, len(points) - 1, points.shape[1])
-        if points.shape[1] > n_components:
+        if points.shape[1] > n_components and np.ptp(points, axis=0).max() >= 1e-6:
             points = PCA(n_components=n_components, random_state=self.seed).fit_transform(points)
         least, most = self.n_experts
         most = max(least, min(most, len(points) // 2))
@@ -229,6 +229,8 @@ class MixtureOfSteeringExperts(BaseEstimator):  # type: ignore[misc]
             raise FitError(f"{least} experts need at least {2 * least} pairs to train on; there are {len(points)}")
         self.index_: dict[int, float] = {}
         best: NDArray[np.int32] | None = None
+        if np.ptp(points, axis=0).max() < 1e-6:
+            most = 0  # all differences point one way
         for k in range(least, most + 1):
             found = KMeans(k, n_init=10, random_state=self.seed).fit(points)
             labels: NDArray[np.int32] = found.labels_

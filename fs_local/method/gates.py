@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import expit
+from scipy.special import expit, logit
 from sklearn.base import BaseEstimator
 from sklearn.decomposition import PCA
 from sklearn.linear_model import LogisticRegression
@@ -138,7 +138,8 @@ class LogisticGate(_SubspaceGate):
     """The supervised gate: a logistic regression of IR against general queries, on standardized states.
 
     It begins to open where at most `budget` of the held-out general queries are beyond; where IR queries leave room, halfway (in
-    log-odds) to their lower tail. The intercept is moved there, so that x = 1/2 is where the opening leaves 0.
+    log-odds) to their lower tail. It is fully open a quarter of the way from there to the median IR query. Weights and
+    intercept are scaled so that these two points are x = 1/2 and the edge.
 
     Args:
         rank: r of the subspace, which then only describes.
@@ -174,6 +175,8 @@ class LogisticGate(_SubspaceGate):
         if general is None:
             raise FitError("a logistic gate needs general queries too; give --general, or choose --gate quantile")
         self._check(ir, general)
+        if 0.5 / CLOSED_BELOW ** (1 / self.decay) >= 1:
+            raise FitError("a logistic gate needs a decay of 5 or more")
         states = np.concatenate([ir, general]).astype(np.float64)
         labels = np.concatenate([np.ones(len(ir)), np.zeros(len(general))])
         subspace = self._subspace(ir)
@@ -193,13 +196,16 @@ class LogisticGate(_SubspaceGate):
         final = self._regression(best_c).fit(features, labels)
         above_general = np.quantile(logits[len(ir) :], 1 - self.budget)
         begin = max(above_general, (above_general + np.quantile(logits[: len(ir)], self.tail)) / 2)
+        ramp_width = max((np.median(logits[: len(ir)]) - begin) / 4, 1e-3)
+        edge = 0.5 / CLOSED_BELOW ** (1 / self.decay)
+        stretch = float(logit(edge) / ramp_width)
         gate = self._subspace(
             ir,
-            coef=(final.coef_[0] / scale).astype(np.float32),
-            intercept=float(final.intercept_[0] - begin),
-            edge=min(1.0, 0.5 / CLOSED_BELOW ** (1 / self.decay)),
+            coef=(stretch * final.coef_[0] / scale).astype(np.float32),
+            intercept=float(stretch * (final.intercept_[0] - begin)),
+            edge=edge,
         )
-        scores = expit(logits - begin).astype(np.float32)
+        scores = expit(stretch * (logits - begin)).astype(np.float32)
         self.regularization_ = best_c
         self._finish(gate, scores[: len(ir)], scores[len(ir) :])
         return self

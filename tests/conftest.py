@@ -1,0 +1,66 @@
+"""Real models for all tests: smollm2 from its package, and tiny ones that are written here."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from fs_local.demo import demo_examples
+from fs_local.fitting import Examples, FitOptions, fit
+from fs_local.model_files import resolve_model
+from fs_local.pack.file import Pack
+from fs_local.runtime.context import Context
+from fs_local.runtime.kernel_probe import write_tiny_model
+from fs_local.runtime.model import Model
+
+FETCHED = {"qwen2.5": "Qwen2.5-Coder-0.5B-Instruct.Q4_K_M.gguf", "gemma3": "gemma-3-270m.Q4_K_M.gguf"}
+
+
+def fetched_model(name: str) -> Path:
+    """A larger model for slow tests; fails, rather than skips, where it was not fetched."""
+    folder = Path(os.environ.get("GGUF_MODELS", Path.home() / ".cache" / "gguf-models"))
+    path = folder / FETCHED[name]
+    assert path.exists(), f"put {path.name} into {folder}, or set GGUF_MODELS"
+    return path
+
+
+@pytest.fixture(scope="session")
+def smollm2() -> Iterator[Model]:
+    with Model.load(resolve_model("smollm2")) as model:
+        yield model
+
+
+@pytest.fixture
+def context(smollm2: Model) -> Iterator[Context]:
+    with Context(smollm2, n_ctx=2048, n_seq=2) as context:
+        yield context
+
+
+@pytest.fixture(scope="session")
+def tiny_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("tiny") / "tiny.gguf"
+    write_tiny_model(path, n_layer=4)
+    return path
+
+
+@pytest.fixture(scope="session")
+def few_examples() -> Examples:
+    """Every other shipped example: enough to fit on, quickly."""
+    shipped = demo_examples()
+    return Examples(shipped.pairs[::2], general=shipped.general[::2], files=shipped.files)
+
+
+@pytest.fixture(scope="session")
+def fitted(smollm2: Model, few_examples: Examples) -> Pack:
+    """A real refusal pack: strength and layers given, all else chosen by the fit."""
+    return fit(smollm2, few_examples, FitOptions(name="refusal", layer=10, gate_layer=14, strength=1.3))
+
+
+@pytest.fixture(scope="session")
+def fitted_path(fitted: Pack, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("packs") / "refusal.fspack"
+    fitted.save(path)
+    return path

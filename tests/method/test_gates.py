@@ -1,0 +1,111 @@
+"""SCS: the energy ratio, the three gates, and what calibrates them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fs_local.errors import FitError
+from fs_local.method.folded import CLOSED_BELOW, empirical_cdf, ramp
+from fs_local.method.gates import LogisticGate, QuantileGate, SoftGate
+from tests.packs import random_gate
+
+WIDTH = 40
+
+
+def planted(n: int, seed: int, shift: float = 0.0) -> np.ndarray:
+    """States around a point, that vary mostly in four directions; `shift` moves them elsewhere."""
+    rng = np.random.default_rng(seed)
+    directions = np.linalg.qr(np.random.default_rng(99).standard_normal((WIDTH, 4)))[0]
+    states = 3 + rng.standard_normal((n, 4)) @ (5 * directions.T) + 0.3 * rng.standard_normal((n, WIDTH))
+    states[:, -1] += shift
+    return states.astype(np.float32)
+
+
+def elsewhere(n: int, seed: int) -> np.ndarray:
+    return (3 + 4 * np.random.default_rng(seed).standard_normal((n, WIDTH))).astype(np.float32)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(0, 10_000), st.sampled_from([1e-3, 1.0, 1e3]))
+def test_energy_ratio_is_a_share_that_ignores_scale(seed: int, scale: float) -> None:
+    gate = random_gate("soft", WIDTH, seed=seed)
+    centred = np.random.default_rng(seed).standard_normal((5, WIDTH)).astype(np.float32)
+    ratio = gate.energy_ratio(gate.mean + centred)
+    assert (ratio >= 0).all()
+    assert (ratio <= 1).all()
+    np.testing.assert_allclose(gate.energy_ratio(gate.mean + np.float32(scale) * centred), ratio, rtol=2e-2, atol=1e-3)
+
+
+def test_energy_ratio_at_its_ends() -> None:
+    gate = random_gate("soft", WIDTH)
+    inside, outside = gate.basis[0], np.linalg.svd(gate.basis)[2][-1]
+    np.testing.assert_allclose(gate.energy_ratio(gate.mean + np.stack([inside, outside])), [1, 0], atol=1e-5)
+    assert gate.energy_ratio(gate.mean[None])[0] == 0  # the mean itself: no energy at all
+
+
+def test_quantile_gate_opens_for_its_own_and_not_for_others() -> None:
+    gate = QuantileGate(rank=4).fit(planted(200, 0))
+    assert (gate.opening(planted(200, 1)) == 1).mean() > 0.9
+    assert (gate.opening(elsewhere(200, 2)) == 0).all()
+    assert gate.ir_opening_.shape == (200,)
+    assert gate.general_opening_.shape == (0,)
+
+
+def test_quantile_gate_is_calibrated_on_held_out_queries() -> None:
+    gate = QuantileGate(rank=20, tail=0.1).fit(planted(60, 0))
+    in_sample = gate.energy_ratio(planted(60, 0))
+    assert in_sample.mean() > gate.gate_.knots.mean()  # in-sample energy is too high: F must not come from it
+    assert (gate.ir_opening_ == 1).mean() == pytest.approx(0.9, abs=0.03)
+
+
+def test_opening_is_the_papers_formula() -> None:
+    x = np.linspace(0, 1, 101, dtype=np.float32)
+    expected = np.where(x >= 0.2, 1, (x / 0.2) ** 3)
+    np.testing.assert_allclose(ramp(x, 0.2, 3), np.where(expected < CLOSED_BELOW, 0, expected), rtol=1e-5)
+
+
+def test_empirical_cdf_is_that_of_its_knots() -> None:
+    sample = np.sort(np.random.default_rng(0).uniform(size=50)).astype(np.float32)
+    np.testing.assert_allclose(empirical_cdf(sample, sample), np.linspace(0, 1, 50), atol=1e-5)
+    np.testing.assert_array_equal(empirical_cdf(np.array([-1, 2], dtype=np.float32), sample), [0, 1])
+    np.testing.assert_array_equal(empirical_cdf(np.array([0.4], dtype=np.float32), np.full(5, 0.5, dtype=np.float32)), [0])
+
+
+def test_logistic_gate_separates_and_keeps_its_budget() -> None:
+    ir, general = planted(150, 0, shift=2.0), planted(300, 1)
+    gate = LogisticGate(budget=0.02).fit(ir, general)
+    assert (gate.general_opening_ > 0).mean() <= 0.025
+    assert (gate.opening(planted(300, 3)) > 0).mean() <= 0.06
+    assert (gate.opening(planted(300, 4, shift=2.0)) == 1).mean() > 0.8
+
+
+def test_soft_gate_is_the_energy_ratio() -> None:
+    gate = SoftGate(rank=4).fit(planted(50, 0))
+    states = planted(20, 1)
+    np.testing.assert_array_equal(gate.opening(states), gate.energy_ratio(states))
+
+
+def test_same_seed_same_gate() -> None:
+    first, second = (LogisticGate(seed=3).fit(planted(60, 0), elsewhere(60, 1)).gate_ for _ in range(2))
+    np.testing.assert_array_equal(first.coef, second.coef)
+    np.testing.assert_array_equal(first.basis, second.basis)
+    assert first.intercept == second.intercept
+
+
+@pytest.mark.parametrize(
+    ("gate", "ir", "general", "message"),
+    [
+        (QuantileGate(), np.zeros((1, WIDTH), np.float32), None, "too few"),
+        (QuantileGate(), np.full((20, WIDTH), np.nan, np.float32), None, "not finite"),
+        (QuantileGate(rank=0), planted(20, 0), None, "rank"),
+        (QuantileGate(tail=0.0), planted(20, 0), None, "tail"),
+        (LogisticGate(), planted(20, 0), None, "general queries"),
+        (LogisticGate(), planted(20, 0), planted(2, 0), "2 general queries are too few"),
+    ],
+)
+def test_what_can_not_be_fitted_says_so(gate: object, ir: np.ndarray, general: np.ndarray | None, message: str) -> None:
+    with pytest.raises(FitError, match=message):
+        gate.fit(ir, general)  # type: ignore[attr-defined]

@@ -1,0 +1,161 @@
+"""Contexts: hooks, control vector, sequences; and that nothing is left behind."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from fs_local.errors import ContextFullError, ModelError
+from fs_local.runtime.context import Context, LayerStates
+from fs_local.runtime.model import Model
+from fs_local.runtime.sampling import Sampler, SamplingOptions
+
+TOKENS = list(range(100, 120))
+
+
+def logits(context: Context) -> np.ndarray:
+    context.clear()
+    context.decode(TOKENS, start=0)
+    return context.logits()
+
+
+def test_reading_changes_nothing_and_sees_every_row(context: Context, smollm2: Model) -> None:
+    plain, shapes = logits(context), {}
+
+    def read(states: LayerStates) -> bool:
+        shapes[states.layer] = states.read().shape
+        np.testing.assert_array_equal(states.read()[-1], states.last())
+        return True
+
+    with context.hooked(range(smollm2.n_layer), read):
+        np.testing.assert_array_equal(logits(context), plain)
+    assert set(shapes) == set(range(30))
+    assert set(shapes.values()) == {(20, 576), (1, 576)}
+    assert shapes[29] == (1, 576)  # in the last block only rows that have outputs are present
+
+
+@pytest.mark.parametrize("layer", [1, 9, 28, 29])
+def test_a_write_and_a_control_vector_are_the_same_bits(context: Context, layer: int) -> None:
+    vector = np.random.default_rng(layer).standard_normal(576).astype(np.float32)
+
+    def add(states: LayerStates) -> bool:
+        states.add(vector)
+        return True
+
+    plain = logits(context)
+    with context.hooked([layer], add):
+        written = logits(context)
+    with context.control_vector({layer: vector}):
+        native = logits(context)
+    np.testing.assert_array_equal(written, native)
+    assert not np.array_equal(plain, native)
+    np.testing.assert_array_equal(logits(context), plain)
+
+
+@pytest.mark.parametrize("raised", [ValueError("from the hook"), KeyboardInterrupt()])
+def test_what_a_hook_raises_reaches_the_caller_and_the_context_goes_on(context: Context, raised: BaseException) -> None:
+    plain = logits(context)
+
+    def fail(_states: LayerStates) -> bool:
+        raise raised
+
+    context.clear()
+    context.decode(TOKENS[:10], start=0)
+    with pytest.raises(type(raised)), context.hooked([5], fail):
+        context.decode(TOKENS[10:], start=10)
+    assert context.n_past(0) == 10
+    context.decode(TOKENS[10:], start=10)
+    assert np.isfinite(context.logits()).all()
+    np.testing.assert_array_equal(logits(context), plain)
+
+
+def test_an_exception_ends_a_control_vector(context: Context) -> None:
+    plain = logits(context)
+    with pytest.raises(ZeroDivisionError), context.control_vector({5: np.ones(576, dtype=np.float32)}):
+        _ = 1 / 0
+    np.testing.assert_array_equal(logits(context), plain)
+
+
+def test_a_graph_that_ends_early_has_no_logits(context: Context) -> None:
+    seen = []
+
+    def stop(states: LayerStates) -> bool:
+        seen.append(states.layer)
+        return False
+
+    context.clear()
+    with context.hooked([3, 7], stop):
+        context.decode(TOKENS, start=0)
+    assert context.stopped_early
+    assert seen == [3]
+
+
+def test_hooks_do_not_nest(context: Context) -> None:
+    with context.hooked([1], lambda s: True), pytest.raises(RuntimeError), context.hooked([2], lambda s: True):
+        pass
+
+
+def test_rows_out_of_range_are_refused(context: Context) -> None:
+    def read(states: LayerStates) -> bool:
+        states.read(15, 10)
+        return True
+
+    with pytest.raises(IndexError), context.hooked([1], read):
+        logits(context)
+
+
+@pytest.mark.parametrize(
+    ("vectors", "message"),
+    [
+        ({0: np.ones(576, np.float32)}, "block 0 can't have a control vector"),
+        ({30: np.ones(576, np.float32)}, "has layers 0 to 29"),
+        ({3: np.ones(5, np.float32)}, "width 576"),
+    ],
+)
+def test_impossible_control_vectors_say_so(context: Context, vectors: dict[int, np.ndarray], message: str) -> None:
+    with pytest.raises(ModelError, match=message):
+        context.set_control_vector(vectors)
+
+
+def test_impossible_layers_say_so(context: Context) -> None:
+    with pytest.raises(ModelError, match="layer 30 is out of range"), context.hooked([30], lambda s: True):
+        pass
+
+
+def test_a_full_context_says_so_and_goes_on(smollm2: Model) -> None:
+    with Context(smollm2, n_ctx=256) as small:
+        small.decode([5] * 200, start=0)
+        with pytest.raises(ContextFullError, match="256 tokens is full"):
+            small.decode([5] * 100, start=200)
+        small.clear()
+        small.decode(TOKENS, start=0)
+        assert np.isfinite(small.logits()).all()
+
+
+def test_sequences_are_apart(context: Context) -> None:
+    alone = logits(context)
+    context.clear()
+    context.decode([7, 8, 9], start=0, seq=1)
+    context.decode(TOKENS, start=0, seq=0)
+    np.testing.assert_allclose(context.logits(), alone, atol=1e-3)
+    context.copy(0, 1, 10)
+    assert (context.n_past(0), context.n_past(1)) == (20, 10)
+
+
+def test_sampling_is_seeded_and_greedy_is_the_best_token(context: Context, smollm2: Model) -> None:
+    best = int(logits(context).argmax())
+    with Sampler(SamplingOptions(), smollm2.n_vocab) as sampler:
+        assert sampler.sample(context) == best
+
+    def draw(seed: int) -> list[int]:
+        options = SamplingOptions(temperature=1.5, top_k=0, top_p=1.0, min_p=0.0, seed=seed)
+        with Sampler(options, smollm2.n_vocab) as sampler:
+            return [sampler.sample(context) for _ in range(20)]
+
+    assert draw(1) == draw(1)
+    assert draw(1) != draw(2)
+    with Sampler(SamplingOptions(temperature=1.0, top_k=1), smollm2.n_vocab) as sampler:
+        assert {sampler.sample(context) for _ in range(5)} == {best}
+    with Sampler(SamplingOptions(repeat_penalty=1e6), smollm2.n_vocab) as sampler:
+        drawn = [sampler.sample(context) for _ in range(5)]
+    assert len(set(drawn)) == 5
