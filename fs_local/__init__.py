@@ -12,7 +12,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from fs_local.conversation import Conversation
-    from fs_local.errors import FsLocalError
+    from fs_local.errors import ContextFullError, DataError, FitError, FsLocalError, ModelError, PackError
     from fs_local.examples import Pair, Query
     from fs_local.fitting import Examples, FitOptions, fit
     from fs_local.generation import GenerationOptions, Piece
@@ -23,6 +23,11 @@ if TYPE_CHECKING:
     from fs_local.steering import Decision
 
 _HOMES = {
+    "PackError": "fs_local.errors",
+    "ModelError": "fs_local.errors",
+    "FitError": "fs_local.errors",
+    "DataError": "fs_local.errors",
+    "ContextFullError": "fs_local.errors",
     "Completion": "fs_local.steered_model",
     "Conversation": "fs_local.conversation",
     "Decision": "fs_local.steering",
@@ -42,14 +47,19 @@ _HOMES = {
 
 __all__ = [
     "Completion",
+    "ContextFullError",
     "Conversation",
+    "DataError",
     "Decision",
     "Examples",
+    "FitError",
     "FitOptions",
     "FsLocalError",
     "GenerationOptions",
     "Model",
+    "ModelError",
     "Pack",
+    "PackError",
     "Pair",
     "Piece",
     "Query",

@@ -55,7 +55,17 @@ def random_gate(kind: str, width: int, rank: int = 4, seed: int = 0) -> Gate:
     )
 
 
-def describe(gate: Gate, experts: Experts, identity: ModelIdentity, *, layer: int, gate_layer: int, strength: float, scope: Scope, name: str) -> Pack:
+def describe(
+    gate: Gate,
+    experts: Experts,
+    identity: ModelIdentity,
+    *,
+    layer: int,
+    gate_layer: int,
+    strength: float,
+    scope: Scope,
+    name: str,
+) -> Pack:
     manifest = Manifest(
         name=name,
         fitted_by="tests",
@@ -65,7 +75,13 @@ def describe(gate: Gate, experts: Experts, identity: ModelIdentity, *, layer: in
         experts=[ExpertAbout(pairs=1, queries=["a query"])] * len(experts.prototypes),
         data={},
         figures=Figures(
-            open_ir=1.0, open_general=None, auroc=None, validation_error=1.0, constant_error=2.0, unsteered_margin=0.0, trials=[]
+            open_ir=1.0,
+            open_general=None,
+            auroc=None,
+            validation_error=1.0,
+            constant_error=2.0,
+            unsteered_margin=0.0,
+            trials=[],
         ),
         seed=0,
         digests={},
@@ -75,7 +91,12 @@ def describe(gate: Gate, experts: Experts, identity: ModelIdentity, *, layer: in
 
 def some_identity(width: int, n_layer: int = 30) -> ModelIdentity:
     return ModelIdentity(
-        fingerprint="0123456789abcdef", name="some model", architecture="llama", n_layer=n_layer, width=width, quantization="Q4_0"
+        fingerprint="0123456789abcdef",
+        name="some model",
+        architecture="llama",
+        n_layer=n_layer,
+        width=width,
+        quantization="Q4_0",
     )
 
 
@@ -86,7 +107,15 @@ def random_pack(kind: str = "logistic", width: int = 64, **sizes: int) -> Pack:
 
 
 def synthetic_pack(
-    model: Model, gate: str, *, layer: int, gate_layer: int, scope: Scope = "all", size: float = 1.0, seed: int = 0, name: str = "test"
+    model: Model,
+    gate: str,
+    *,
+    layer: int,
+    gate_layer: int,
+    scope: Scope = "all",
+    size: float = 1.0,
+    seed: int = 0,
+    name: str = "test",
 ) -> Pack:
     """A pack for a real model: a gate in a known position, and vectors that depend on the query's state."""
     width = model.width

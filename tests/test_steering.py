@@ -26,7 +26,10 @@ SHORT = [
     "Sum up the plot of Hamlet.", "What rhymes with orange?", "Translate 'good night' into French.", "How many legs has a spider?",
     "Recommend a book about the sea.",
 ]  # fmt: skip
-LONG = ["Repeat after me. " + "The quick brown fox jumps over the lazy dog, and then it rests. " * 6, "count these words " * 40]
+LONG = [
+    "Repeat after me. " + "The quick brown fox jumps over the lazy dog, and then it rests. " * 6,
+    "count these words " * 40,
+]
 UBATCH = 64
 
 
@@ -191,7 +194,9 @@ def test_decide_leaves_no_trace(context: Context, smollm2: Model) -> None:
     steering = Steering(smollm2, [synthetic_pack(smollm2, "open", layer=10, gate_layer=4)])
     assert steering.decide(context, tokens)[0].opening == 1
     assert context.n_past(0) == 0
-    np.testing.assert_array_equal(steered_logits(context, Steering(smollm2), tokens, 2), stock_logits(smollm2, tokens, 2))
+    np.testing.assert_array_equal(
+        steered_logits(context, Steering(smollm2), tokens, 2), stock_logits(smollm2, tokens, 2)
+    )
 
 
 def test_engines_give_the_same_decisions(context: Context, smollm2: Model, fitted: Pack) -> None:
@@ -209,11 +214,15 @@ def test_an_architecture_without_the_hook_is_steered_from_the_callback(
 ) -> None:
     """Some graphs ignore a control vector in silence. Here the vector never reaches the graph, and the result is the same."""
     pack = synthetic_pack(smollm2, "open", layer=10, gate_layer=14)
-    native = [steered_logits(context, Steering(smollm2, [pack]), t, 3) for t in (prompts(smollm2)[1], prompts(smollm2)[-1])]
+    native = [
+        steered_logits(context, Steering(smollm2, [pack]), t, 3) for t in (prompts(smollm2)[1], prompts(smollm2)[-1])
+    ]
     assert has_control_vector_hook(context)
     monkeypatch.setattr(Context, "set_control_vector", lambda self, vectors: None)
     assert not has_control_vector_hook(context)
-    again = [steered_logits(context, Steering(smollm2, [pack]), t, 3) for t in (prompts(smollm2)[1], prompts(smollm2)[-1])]
+    again = [
+        steered_logits(context, Steering(smollm2, [pack]), t, 3) for t in (prompts(smollm2)[1], prompts(smollm2)[-1])
+    ]
     for a, b in zip(native, again, strict=True):
         np.testing.assert_array_equal(a, b)
 

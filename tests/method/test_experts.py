@@ -71,7 +71,9 @@ def test_planted_experts_are_found_and_routed_to() -> None:
     for k in range(4):  # the clusters are the kinds, and their prototypes means of the members' differences
         members = mose.labels_ == k
         assert len(np.unique(kinds[mose.train_][members])) == 1
-        np.testing.assert_allclose(mose.experts_.prototypes[k], differences[mose.train_][members].mean(axis=0), rtol=1e-4, atol=1e-4)
+        np.testing.assert_allclose(
+            mose.experts_.prototypes[k], differences[mose.train_][members].mean(axis=0), rtol=1e-4, atol=1e-4
+        )
     fresh, wanted, _ = planted(40, seed=1)
     assert np.square(mose.vector(fresh) - wanted).sum(axis=1).mean() < 0.2 * np.square(wanted).sum(axis=1).mean()
 

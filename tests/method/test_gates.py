@@ -71,7 +71,9 @@ def test_empirical_cdf_is_that_of_its_knots() -> None:
     sample = np.sort(np.random.default_rng(0).uniform(size=50)).astype(np.float32)
     np.testing.assert_allclose(empirical_cdf(sample, sample), np.linspace(0, 1, 50), atol=1e-5)
     np.testing.assert_array_equal(empirical_cdf(np.array([-1, 2], dtype=np.float32), sample), [0, 1])
-    np.testing.assert_array_equal(empirical_cdf(np.array([0.4], dtype=np.float32), np.full(5, 0.5, dtype=np.float32)), [0])
+    np.testing.assert_array_equal(
+        empirical_cdf(np.array([0.4], dtype=np.float32), np.full(5, 0.5, dtype=np.float32)), [0]
+    )
 
 
 def test_logistic_gate_separates_and_keeps_its_budget() -> None:

@@ -99,9 +99,18 @@ def members_of(path: Path) -> dict[str, bytes]:
         (lambda m: {**m, "arrays.npz": b"not a zip"}, "does not match its digest"),
         (lambda m: {**m, "manifest.json": b"{" * 100_000}, "not JSON"),
         (lambda m: {**m, "manifest.json": b"[1]"}, "manifest is wrong"),
-        (lambda m: {**m, "manifest.json": m["manifest.json"].replace(b'"version": 1', b'"version": 7')}, "version 7.*upgrade"),
-        (lambda m: {**m, "manifest.json": m["manifest.json"].replace(b'"seed": 0', b'"seed": 0, "x": 1')}, "manifest is wrong at x"),
-        (lambda m: {**m, "manifest.json": m["manifest.json"].replace(b'"strength": 1.5', b'"strength": NaN')}, "manifest is wrong"),
+        (
+            lambda m: {**m, "manifest.json": m["manifest.json"].replace(b'"version": 1', b'"version": 7')},
+            "version 7.*upgrade",
+        ),
+        (
+            lambda m: {**m, "manifest.json": m["manifest.json"].replace(b'"seed": 0', b'"seed": 0, "x": 1')},
+            "manifest is wrong at x",
+        ),
+        (
+            lambda m: {**m, "manifest.json": m["manifest.json"].replace(b'"strength": 1.5', b'"strength": NaN')},
+            "manifest is wrong",
+        ),
     ],
 )
 def test_sealed_but_wrong_content_is_refused(saved: Path, tmp_path: Path, change: object, message: str) -> None:

@@ -35,7 +35,9 @@ def test_another_strength_is_another_pack() -> None:
     ("layer", "gate_layer", "width", "message"),
     [(30, 3, 64, "out of the model's range"), (0, 3, 64, "out of the model's range"), (4, 30, 64, "out of"), (4, 3, 32, "does not fit a model of width 32")],
 )  # fmt: skip
-def test_parts_that_do_not_fit_each_other_are_refused(layer: int, gate_layer: int, width: int, message: str, tmp_path: Path) -> None:
+def test_parts_that_do_not_fit_each_other_are_refused(
+    layer: int, gate_layer: int, width: int, message: str, tmp_path: Path
+) -> None:
     pack = describe(
         random_gate("soft", 64), random_experts(64), some_identity(width), layer=layer, gate_layer=gate_layer, strength=1.0, scope="all", name="p"
     )  # fmt: skip

@@ -20,7 +20,12 @@ from tests.packs import describe, random_experts, random_gate, random_pack, some
 
 
 @settings(max_examples=40, deadline=None)
-@given(kind=st.sampled_from(["quantile", "logistic", "soft"]), seed=st.integers(0, 1000), u=st.sampled_from([0, 3]), k=st.integers(1, 6))
+@given(
+    kind=st.sampled_from(["quantile", "logistic", "soft"]),
+    seed=st.integers(0, 1000),
+    u=st.sampled_from([0, 3]),
+    k=st.integers(1, 6),
+)
 def test_numpy_and_onnx_agree(kind: str, seed: int, u: int, k: int) -> None:
     width = 48
     gate, experts = random_gate(kind, width, seed=seed), random_experts(width, k=k, u=u, m=5 if u else 0, seed=seed)
@@ -109,5 +114,5 @@ def test_what_is_no_graph_is_refused() -> None:
 
 
 def test_an_unknown_provider_names_those_there_are() -> None:
-    with pytest.raises(PackError, match="no NoSuchProvider here; it has .*CPUExecutionProvider"):
+    with pytest.raises(PackError, match=r"no NoSuchProvider here; it has .*CPUExecutionProvider"):
         random_pack().engine("onnx", ["NoSuchProvider"])

@@ -1,0 +1,116 @@
+"""Conversations: the KV cache is kept, every turn decides, and nothing leaks between them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from fs_local import ContextFullError, FsLocalError, GenerationOptions, Pack, SteeredModel
+from fs_local.conversation import Conversation
+from fs_local.runtime.model import Model
+from tests.packs import synthetic_pack
+
+OPTIONS = GenerationOptions(max_tokens=16)
+
+
+@pytest.fixture(scope="module")
+def model(fitted: Pack) -> Iterator[SteeredModel]:
+    with SteeredModel.load("smollm2", [fitted], n_ctx=512) as model:
+        yield model
+
+
+def say(conversation: Conversation, text: str, options: GenerationOptions = OPTIONS) -> tuple[str, int]:
+    pieces = list(conversation.send(text, options))
+    return "".join(p.text for p in pieces), pieces[-1].prompt_tokens
+
+
+def test_later_turns_evaluate_only_what_is_new(model: SteeredModel) -> None:
+    conversation = model.chat()
+    _, first = say(conversation, "My cat is called Miro.")
+    _, second = say(conversation, "What did I say?")
+    _, third = say(conversation, "How do I pick the lock of a shop?")
+    _, fourth = say(conversation, "And a bicycle lock?")
+    assert first > 30
+    assert max(second, third, fourth) < 25
+    assert [m["role"] for m in conversation.messages] == ["user", "assistant"] * 4
+
+
+def test_each_turn_has_its_own_decision(model: SteeredModel) -> None:
+    conversation = model.chat()
+    openings = []
+    for text in ("What is the capital of Norway?", "How do I break into a house at night?", "How do I bake bread?"):
+        say(conversation, text)
+        openings.append(conversation.decisions[0].opening)
+    assert openings[0] == openings[2] == 0
+    assert openings[1] > 0
+
+
+def test_a_first_turn_is_a_single_query(model: SteeredModel) -> None:
+    text, _ = say(model.chat(), "How do I build a bomb?")
+    assert text == model.generate("How do I build a bomb?", OPTIONS).text
+    text, _ = say(model.chat("You are a pirate."), "Hello")
+    assert text != say(model.chat(), "Hello")[0]
+
+
+def test_compare_is_the_unsteered_answer_and_changes_nothing(smollm2: Model) -> None:
+    with SteeredModel.load("smollm2", [synthetic_pack(smollm2, "open", layer=10, gate_layer=8)], n_ctx=512) as steered:
+        conversation = steered.chat()
+        conversation.steered = False
+        plain, _ = say(conversation, "Name a fruit.")
+        conversation.reset()
+        conversation.steered = True
+        answer, _ = say(conversation, "Name a fruit.")
+        assert answer != plain
+        before = list(conversation.messages)
+        assert "".join(p.text for p in conversation.compare()) == plain
+        assert conversation.messages == before
+        assert say(conversation, "Another?")[1] < 25  # the cache is as it was
+
+
+def test_a_stopped_answer_is_kept_as_far_as_it_came(model: SteeredModel) -> None:
+    conversation = model.chat()
+    pieces = conversation.send("Write a long story.", GenerationOptions(max_tokens=100))
+    heard = "".join(next(pieces).text for _ in range(5))
+    pieces.close()
+    assert conversation.messages[-1] == {"role": "assistant", "content": heard}
+    _, evaluated = say(conversation, "Go on.")
+    assert evaluated < 25
+
+
+def test_stop_texts_do_not_spoil_the_cache(model: SteeredModel) -> None:
+    conversation = model.chat()
+    say(conversation, "Count from one to nine.", GenerationOptions(max_tokens=40, stop=(" t", "2")))
+    say(conversation, "Thanks.")
+    again = model.chat()
+    again.messages = list(conversation.messages[:-2])
+    assert conversation.messages[-1]["content"]
+
+
+def test_the_oldest_turns_go_when_the_context_is_full(model: SteeredModel) -> None:
+    conversation = model.chat("You are brief.")
+    long = GenerationOptions(max_tokens=120)
+    for i in range(6):
+        say(conversation, f"Tell me a story about the number {i}. " + "Make it nice. " * 8, long)
+    assert conversation.dropped > 0
+    assert conversation.messages[0]["role"] == "system"
+    assert conversation.messages[1]["role"] == "user"
+    assert model.context.n_past(0) <= model.context.n_ctx
+    with pytest.raises(ContextFullError, match="too many for a context"):
+        say(conversation, "word " * 600)
+    assert conversation.messages[-1]["role"] == "assistant"
+    say(conversation, "Still there?")
+
+
+def test_queries_in_passing_leave_a_conversation_alone(model: SteeredModel) -> None:
+    conversation = model.chat()
+    say(conversation, "My name is Ada.")
+    model.generate("How do I make a bomb?", OPTIONS)
+    model.decide("What is two plus two?")
+    _, evaluated = say(conversation, "Who am I?")
+    assert evaluated < 25
+
+
+def test_comparing_nothing_says_so(model: SteeredModel) -> None:
+    with pytest.raises(FsLocalError, match="nothing was asked"):
+        list(model.chat().compare())
