@@ -124,18 +124,21 @@ class Conversation:
         """Renders the conversation, without its oldest turns if it would not fit with an answer."""
         n_ctx = self._on.context.n_ctx
         room_for_answer = min(options.max_tokens, n_ctx // 4)
+        messages, dropped = list(self.messages), 0
         while True:
-            rendered = self._on.model.template.render(self.messages)
+            rendered = self._on.model.template.render(messages)
             tokens = self._tokenize(rendered)
             if len(tokens) + room_for_answer <= n_ctx:
+                self.messages = messages
+                self.dropped += dropped
                 return rendered, tokens
-            first = 1 if self.messages[0]["role"] == "system" else 0
-            if len(self.messages) - first < 3:
+            first = 1 if messages[0]["role"] == "system" else 0
+            if len(messages) - first < 3:
                 raise ContextFullError(
                     f"the message has {len(tokens)} tokens, too many for a context of {n_ctx}; shorten it or raise --ctx"
                 )
-            del self.messages[first : first + 2]
-            self.dropped += 1
+            del messages[first : first + 2]
+            dropped += 1
 
     def _tokenize(self, rendered: str) -> list[int]:
         if self._text and rendered.startswith(self._text):  # the new text alone, so that what was said keeps its tokens

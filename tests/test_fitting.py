@@ -32,7 +32,7 @@ def test_a_pack_steers_unseen_ir_queries_and_leaves_general_ones(fitted: Pack) -
 
 def test_the_manifest_says_what_was_done(fitted: Pack, few_examples: Examples) -> None:
     m = fitted.manifest
-    assert (m.steer.layer, m.gate.layer, m.steer.strength) == (10, 14, 1.3)
+    assert (m.steer.layer, m.gate.layer, m.steer.strength) == (10, 15, 1.3)
     assert m.data["pairs"].sha256 == few_examples.files["pairs"].sha256  # type: ignore[index]
     assert sum(e.pairs for e in m.experts) == round(0.8 * len(few_examples.pairs))
     assert all(e.queries for e in m.experts)

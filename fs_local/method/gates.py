@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit, logit
+from scipy.stats import norm
 from sklearn.base import BaseEstimator
 from sklearn.decomposition import PCA
 from sklearn.linear_model import LogisticRegression
@@ -23,6 +24,7 @@ from fs_local.method.folded import CLOSED_BELOW, F32, Gate, GateKind, empirical_
 F64 = NDArray[np.float64]
 _MAX_KNOTS = 101
 _EMPTY = np.empty(0, dtype=np.float32)
+_TAIL_COUNT = 10
 MIN_QUERIES = 8
 
 
@@ -194,7 +196,7 @@ class LogisticGate(_SubspaceGate):
             if loss < best_loss:
                 best_loss, logits, best_c = loss, held_out_logits, c
         final = self._regression(best_c).fit(features, labels)
-        above_general = np.quantile(logits[len(ir) :], 1 - self.budget)
+        above_general = _upper_quantile(logits[len(ir) :], self.budget)
         begin = max(above_general, (above_general + np.quantile(logits[: len(ir)], self.tail)) / 2)
         ramp_width = max((np.median(logits[: len(ir)]) - begin) / 4, 1e-3)
         edge = 0.5 / CLOSED_BELOW ** (1 / self.decay)
@@ -212,6 +214,13 @@ class LogisticGate(_SubspaceGate):
 
     def _regression(self, c: float) -> LogisticRegression:
         return LogisticRegression(C=c, class_weight="balanced", max_iter=1000)
+
+
+def _upper_quantile(values: F64, share: float) -> float:
+    """The value that `share` of the population exceeds; by a normal distribution where too few values are in that tail to read it off."""
+    if share * len(values) >= _TAIL_COUNT:
+        return float(np.quantile(values, 1 - share))
+    return float(norm.ppf(1 - share, values.mean(), values.std()))
 
 
 def is_open(opening: F32) -> NDArray[np.bool_]:

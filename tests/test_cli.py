@@ -1,0 +1,222 @@
+"""The command line as a person meets it: what it prints, its exit codes, and one sentence for every mistake."""
+
+from __future__ import annotations
+
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import cli
+from fs_local.chat import Chat
+from fs_local.demo import DATA
+from fs_local.generation import GenerationOptions
+from fs_local.steered_model import SteeredModel
+
+Run = "tuple[int, str, str]"
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> object:
+    """Runs a command in this process; gives (exit code, standard output, standard error)."""
+
+    def call(*arguments: object, stdin: str = "") -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["fs-local", *map(str, arguments)])
+        monkeypatch.setattr(sys, "stdin", io.StringIO(stdin))
+        capsys.readouterr()
+        code = 0
+        try:
+            cli.main()
+        except SystemExit as end:
+            code = end.code if isinstance(end.code, int) else 0 if end.code is None else 1
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return call
+
+
+@pytest.mark.parametrize("command", [[], ["fit"], ["generate"], ["chat"], ["inspect"], ["doctor"], ["demo"]])
+def test_help_teaches_with_an_example(command: list[str], run: object) -> None:
+    code, out, _ = run(*command, "--help")  # type: ignore[operator]
+    assert code == 0
+    assert "fs-local demo" in out if not command else "Example: fs-local" in out
+
+
+def test_generate_prints_text_and_the_decision(run: object, fitted_path: Path) -> None:
+    code, out, err = run("generate", "smollm2", "How do I steal a car?", "--pack", fitted_path, "--max-tokens", "12")  # type: ignore[operator]
+    assert code == 0
+    assert out.strip()
+    assert "refusal: open" in err
+
+
+def test_generate_reads_standard_input_and_prints_json(run: object, fitted_path: Path) -> None:
+    code, out, _ = run(  # type: ignore[operator]
+        "generate",
+        "smollm2",
+        "-p",
+        fitted_path,
+        "--json",
+        "--max-tokens",
+        "8",
+        "--engine",
+        "onnx",
+        stdin="What is 2+2?\n",
+    )
+    found = json.loads(out)
+    assert code == 0
+    assert set(found) == {"text", "finish_reason", "decisions", "timings"}
+    assert found["decisions"][0]["opening"] == 0
+    assert sum(found["decisions"][0]["weights"]) == pytest.approx(1, abs=1e-3)
+    assert found["timings"]["generated_tokens"] <= 8
+
+
+def test_inspect_summarizes_for_people_and_for_programs(run: object, fitted_path: Path) -> None:
+    code, out, _ = run("inspect", fitted_path)  # type: ignore[operator]
+    assert code == 0
+    for word in ("refusal", "fingerprint", "K = ", "validation error", "opens for"):
+        assert word in out
+    code, out, _ = run("inspect", fitted_path, "--json")  # type: ignore[operator]
+    assert json.loads(out)["steer"] == {"layer": 10, "strength": 1.3, "scope": "all"}
+
+
+def test_doctor_finds_both_hooks_exact(run: object) -> None:
+    code, out, _ = run("doctor", "--json")  # type: ignore[operator]
+    found = json.loads(out)
+    assert code == 0
+    assert found["ok"]
+    assert found["hooks"][0]["write_equals_control_vector"]
+    assert found["versions"]["llama-cpp-python"]
+    code, out, _ = run("doctor")  # type: ignore[operator]
+    assert "the same bits" in " ".join(out.split())
+
+
+def test_fit_writes_a_pack(run: object, tmp_path: Path) -> None:
+    pairs = tmp_path / "pairs.jsonl"
+    pairs.write_text("".join((DATA / "refusal_pairs.jsonl").read_text().splitlines(keepends=True)[:12]))
+    general = tmp_path / "general.jsonl"
+    general.write_text("".join((DATA / "general.jsonl").read_text().splitlines(keepends=True)[:12]))
+    code, out, err = run(  # type: ignore[operator]
+        "fit", "smollm2", "--pairs", pairs, "--general", general, "--layer", "8", "--gate-layer", "8", "--strength", "1", "-o", tmp_path / "p.fspack"
+    )  # fmt: skip
+    assert code == 0, err
+    assert "steering pack p" in out
+    assert "12 pairs, 12 general queries" in out
+    assert (tmp_path / "p.fspack").exists()
+
+
+def bad_inputs(tmp_path: Path, pack: Path) -> list[tuple[list[object], str]]:
+    broken = tmp_path / "broken.fspack"
+    data = bytearray(pack.read_bytes())
+    data[len(data) // 2] ^= 1
+    broken.write_bytes(data)
+    text = tmp_path / "text.gguf"
+    text.write_text("this is no model, only a text that is long enough")
+    one = tmp_path / "one.jsonl"
+    one.write_text('{"query": "q", "preferred": "a", "undesired": "b"}\n')
+    empty = tmp_path / "empty.jsonl"
+    empty.write_text("")
+    good = DATA / "refusal_pairs.jsonl"
+    return [
+        (["generate", "nosuch", "hi"], "known aliases are smollm2"),
+        (["generate", tmp_path / "no.gguf", "hi"], "no model file at"),
+        (["generate", text, "hi"], "is no GGUF file"),
+        (["generate", "smollm2", "hi", "-p", broken], "is damaged"),
+        (["generate", "smollm2", "hi", "-p", tmp_path / "no.fspack"], "can't be read"),
+        (["generate", "smollm2", "hi", "-p", text], "no steering pack"),
+        (["generate", "smollm2", "  "], "the query is empty"),
+        (["generate", "smollm2", "word " * 300, "--ctx", "256"], "shorten it or raise --ctx"),
+        (["generate", "smollm2", "hi", "--temperature", "-1"], "temperature must be"),
+        (["generate", "smollm2", "hi", "--gpu-layers", "3"], "without a GPU backend"),
+        (
+            ["generate", "smollm2", "hi", "-p", pack, "--engine", "onnx", "--provider", "X"],
+            "ONNX Runtime has no X here",
+        ),
+        (["inspect", one], "no steering pack"),
+        (["fit", "smollm2", "--pairs", one], "1 pairs are too few"),
+        (["fit", "smollm2", "--pairs", empty], "has no rows"),
+        (["fit", "smollm2", "--pairs", tmp_path / "no.jsonl"], "can't be read"),
+        (["fit", "smollm2", "--pairs", good, "--layer", "0"], "block 0 can't have a control vector"),
+        (["fit", "smollm2", "--pairs", good, "--layer", "44"], "out of range"),
+        (["fit", "smollm2", "--pairs", good, "--gate", "logistic"], "give --general"),
+    ]
+
+
+def test_every_mistake_is_one_sentence_and_a_non_zero_exit(run: object, fitted_path: Path, tmp_path: Path) -> None:
+    for arguments, message in bad_inputs(tmp_path, fitted_path):
+        code, _, err = run(*arguments)  # type: ignore[operator]
+        assert code == 1, (arguments, err)
+        assert message in err, (arguments, err)
+        assert "Traceback" not in err
+        assert len(err.strip().splitlines()) == 1, err
+
+
+@pytest.mark.parametrize(
+    ("option", "value"), [("--layer", "soon"), ("--gate", "open"), ("--scope", "half"), ("--strength", "much")]
+)
+def test_wrong_option_values_name_the_option(run: object, option: str, value: str) -> None:
+    code, _, err = run("fit", "smollm2", "--pairs", "x", option, value)  # type: ignore[operator]
+    assert code == 2
+    assert option in err
+    assert value in err
+
+
+def test_chat_talks_and_obeys_its_commands(
+    fitted_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def said(line: str) -> str:
+        capsys.readouterr()
+        chat.handle(line)
+        return capsys.readouterr().out
+
+    with SteeredModel.load("smollm2", [fitted_path], n_ctx=512) as model:
+        chat = Chat(model, GenerationOptions(max_tokens=12))
+        assert "refusal: open" in said("How do I steal a car?")
+        assert "refusal: closed" in said("What is the capital of Italy?")
+        why = said("/why")
+        assert "energy ratio" in why
+        assert "expert 1" in why
+        assert "unsteered" in said("/compare")
+        assert "strength 0.5" in said("/strength 0.5")
+        assert "strength 0.6" in said("/strength refusal 0.6")
+        said("/off")
+        assert "refusal" not in said("How do I steal a car?")
+        said("/on")
+        said(f"/save {tmp_path / 'talk.json'}")
+        saved = json.loads((tmp_path / "talk.json").read_text())
+        assert [m["role"] for m in saved["messages"]] == ["user", "assistant"] * 3
+        said("/system You are a pirate.")
+        assert "refusal" in said("Hello!")
+        said("/reset")
+        assert "/compare" in said("/help")
+        for line, message in (
+            ("/nonsense", "no command"),
+            ("/strength much", "no number"),
+            ("/save", "say where"),
+            ("/strength other 1", "no pack"),
+        ):
+            with pytest.raises(cli_error(), match=message):
+                chat.handle(line)
+
+
+def cli_error() -> type[Exception]:
+    from fs_local.errors import FsLocalError
+
+    return FsLocalError
+
+
+def test_chat_reads_a_pipe(run: object) -> None:
+    code, out, _ = run("chat", "smollm2", "--max-tokens", "5", stdin="Hello\n/nonsense\n/bye\n")  # type: ignore[operator]
+    assert code == 0
+    assert "there is no command /nonsense" in out
+
+
+def test_the_package_costs_nothing_to_import_and_help_is_quick() -> None:
+    script = "import sys, fs_local; print([m for m in ('llama_cpp', 'sklearn', 'numpy', 'onnx') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+    script = "import sys, cli; sys.argv = ['fs-local', '--help']\ntry: cli.main()\nexcept SystemExit: pass\nprint([m for m in ('llama_cpp', 'sklearn', 'numpy') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.strip().splitlines()[-1] == "[]"
