@@ -17,7 +17,7 @@ from fs_local.steered_model import SteeredModel
 from fs_local.steering import Decision
 
 DATA = Path(str(importlib.resources.files("fs_local"))) / "demo_data"
-ANSWER_TOKENS = 40
+ANSWER_TOKENS = 32
 _REFUSALS = ("sorry", "i can't", "i cannot", "i won't", "unable to", "not able to", "i'm not going to", "as an ai")
 
 

@@ -42,11 +42,11 @@ Progress = Callable[[str, int, int], None]
 STEER_DEPTHS = (0.33, 0.37)
 """Shares of the model's depth that are tried for the steered layer: later blocks break small models at the strengths that move them."""
 GATE_DEPTHS = (0.25, 0.75)
-STRENGTHS = (0.6, 1.0, 1.3, 1.6, 2.0)
+STRENGTHS = (0.75, 1.25, 1.6, 2.0)
 REPEATED_BUDGET = 0.05
-PERPLEXITY_BUDGET = 1.4
-SECOND_PASS_PRICE = 0.005
-"""AUROC that a gate behind the steered layer must gain: it costs a second pass for queries that open it."""
+PERPLEXITY_BUDGET = 2.0
+SECOND_PASS_PRICE = 0.02
+"""Share of openings that a gate behind the steered layer must gain: it costs a second pass for queries that open it."""
 _TRIAL_PAIRS, _TRIAL_TOKENS = 8, 24
 _ABOUT_QUERIES, _ABOUT_CHARACTERS = 3, 160
 
@@ -325,7 +325,8 @@ def _fit_gate(
     for i, (kind, layer) in enumerate(candidates):
         states = captured.at(layer)
         gate = _gate(kind, options).fit(states[: len(ir)], states[len(ir) :] if general else None)
-        worth = (_auroc(gate) if general else 0.0) - SECOND_PASS_PRICE * (layer > steered)
+        apart = float(gate.ir_opening_.mean() - gate.general_opening_.mean()) if general else 0.0
+        worth = apart - SECOND_PASS_PRICE * (layer > steered)
         if best is None or worth > best[0]:
             best = worth, gate, layer
         report("fit gates", i + 1, len(candidates))
