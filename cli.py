@@ -129,6 +129,7 @@ def fit(
 
     Example: fs-local fit model.gguf --pairs pairs.jsonl --general general.jsonl -o refusal.fspack
     """
+    from fs_local.errors import PackError
     from fs_local.examples import read_pairs, read_queries
     from fs_local.fitting import Examples, FitOptions
     from fs_local.fitting import fit as fit_pack
@@ -145,6 +146,8 @@ def fit(
         scope=_choice("--scope", scope, ("all", "generation")),
         seed=seed,
     )
+    if not output.parent.is_dir():
+        raise PackError(f"{output} can't be written: there is no folder {output.parent}")
     files = {}
     pair_rows, files["pairs"] = read_pairs(pairs)
     ir_rows, general_rows = [], []

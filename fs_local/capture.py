@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fs_local.errors import DataError, FitError
+from fs_local.errors import DataError, FitError, ModelError
 from fs_local.examples import Query
 from fs_local.runtime.context import F32, MICRO_BATCH, Context, Hook, LayerStates
 from fs_local.runtime.model import Model
@@ -78,8 +78,8 @@ def capture(
                 f"example {i + 1} has {n} tokens, more than the model's context of {model.n_ctx_train}; shorten it"
             )
     size = max(MICRO_BATCH, longest)
-    queries = np.empty((len(requests), len(layers), model.width), dtype=np.float32)
-    answers = [np.empty((len(r.answers), len(layers), model.width), dtype=np.float32) for r in requests]
+    queries = np.full((len(requests), len(layers), model.width), np.nan, dtype=np.float32)
+    answers = [np.full((len(r.answers), len(layers), model.width), np.nan, dtype=np.float32) for r in requests]
     n_seq = max(MAX_SEQUENCES, max(len(r.answers) for r in requests))
     with Context(model, n_ctx=size, n_ubatch=size, n_seq=n_seq) as context:
         for first, last in _batches(requests, shared, size, n_seq):
@@ -89,6 +89,10 @@ def capture(
             output = layers[-1] == model.n_layer - 1
             with context.hooked(layers, read):
                 context.decode_batch(batch.tokens, batch.positions, batch.sequences, [output] * len(batch.tokens))
+            if not context.stopped_early:
+                raise ModelError(
+                    f"the graph of {model.path.name} ({model.architecture}) has no tensor l_out-{layers[-1]} in this llama.cpp; it can't be steered"
+                )
             context.clear()
             if progress is not None:
                 progress(last, len(requests))

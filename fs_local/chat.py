@@ -142,7 +142,7 @@ class Chat:
     def _save(self, rest: str) -> None:
         if not rest:
             raise FsLocalError("say where to: /save talk.json")
-        path = Path(rest).expanduser()
+        path = Path(rest)
         record = {
             "model": self._model.model.name,
             "packs": [p.manifest.name for p in self._model.packs],

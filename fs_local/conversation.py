@@ -49,11 +49,10 @@ class Conversation:
         from fs_local.steered_model import CONVERSATION
 
         self._seq = CONVERSATION
-        self._on.context.remove(self._seq)
         self.messages: list[Message] = [] if self.system is None else [Message(role="system", content=self.system)]
         self.decisions: list[Decision] = []
         self.dropped = 0
-        self._tokens: list[int] = []  # what the cache holds
+        self._tokens: list[int] = []  # what the cache holds, if it is ours
         self._text = ""  # what those tokens say
         self._turn: _Turn | None = None
 
@@ -64,13 +63,8 @@ class Conversation:
             ContextFullError: this message alone is longer than the context.
         """
         options = options or GenerationOptions()
-        self.messages.append(Message(role="user", content=text))
         with self._on.evaluating():
-            try:
-                rendered, tokens = self._make_room(options)
-            except FsLocalError:
-                self.messages.pop()
-                raise
+            rendered, tokens = self._make_room(Message(role="user", content=text), options)
             start = self._continue_from(tokens)
             self._turn = _Turn(start, tokens[start:], options)
             answer, spoken = "", []
@@ -92,19 +86,19 @@ class Conversation:
                 pieces.close()  # type: ignore[attr-defined]
                 self.messages.append(Message(role="assistant", content=answer))
                 self._tokens = (tokens + spoken)[: self._on.context.n_past(self._seq)]
-                unheard = b"".join(self._on.model.piece(t) for t in spoken[len(self._tokens) - len(tokens) :])
-                said = answer.encode()
-                self._text = rendered + said[: len(said) - len(unheard)].decode("utf-8", "replace")
+                held = b"".join(self._on.model.piece(t) for t in self._tokens[len(tokens) :])
+                # what stopped within the prompt is tokenized anew, and continued as far as the tokens agree
+                self._text = rendered + held.decode("utf-8", "replace") if len(self._tokens) >= len(tokens) else ""
 
     def compare(self) -> Iterator[Piece]:
-        """The last answer as the model would have given it unsteered; the conversation stays as it is.
+        """The last answer as the model would have given it unsteered, after the same history as it was; the conversation stays as it is.
 
         Raises:
             FsLocalError: nothing was asked yet.
         """
         from fs_local.steered_model import SCRATCH
 
-        if self._turn is None:
+        if self._turn is None or self._on.cache_owner is not self:
             raise FsLocalError("nothing was asked yet")
         context, turn = self._on.context, self._turn
         with self._on.evaluating():
@@ -120,11 +114,11 @@ class Conversation:
             finally:
                 context.remove(SCRATCH)
 
-    def _make_room(self, options: GenerationOptions) -> tuple[str, list[int]]:
-        """Renders the conversation, without its oldest turns if it would not fit with an answer."""
+    def _make_room(self, message: Message, options: GenerationOptions) -> tuple[str, list[int]]:
+        """Adds a message and renders the conversation, without its oldest turns if it would not fit with an answer."""
         n_ctx = self._on.context.n_ctx
         room_for_answer = min(options.max_tokens, n_ctx // 4)
-        messages, dropped = list(self.messages), 0
+        messages, dropped = [*self.messages, message], 0
         while True:
             rendered = self._on.model.template.render(messages)
             tokens = self._tokenize(rendered)
@@ -148,7 +142,8 @@ class Conversation:
     def _continue_from(self, tokens: list[int]) -> int:
         """Cuts the cache to what it shares with these tokens, leaving at least one to evaluate; returns how many are kept."""
         context = self._on.context
-        held = self._tokens if context.n_past(self._seq) == len(self._tokens) else []
+        held = self._tokens if self._on.cache_owner is self else []
+        self._on.cache_owner = self
         kept = next(
             (i for i, (a, b) in enumerate(zip(held, tokens, strict=False)) if a != b), min(len(held), len(tokens))
         )

@@ -95,8 +95,11 @@ def _rows(path: Path, data: bytes) -> Iterator[tuple[dict[str, Any], str]]:
         raise DataError(f"{path} is not UTF-8 (byte {error.start}); save it as UTF-8") from error
     if path.suffix.lower() == ".csv":
         reader = csv.DictReader(io.StringIO(text, newline=""))
-        for row in reader:
-            yield row, f"{path}, line {reader.line_num}"
+        try:
+            for row in reader:
+                yield row, f"{path}, line {reader.line_num}"
+        except csv.Error as error:
+            raise DataError(f"{path}, line {reader.line_num} is not CSV: {error}") from error
         return
     for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():

@@ -23,6 +23,7 @@ from fs_local.method.folded import F32, GateKind
 from fs_local.method.gates import MIN_QUERIES, LogisticGate, QuantileGate, SoftGate, is_open
 from fs_local.pack.file import Pack
 from fs_local.pack.manifest import (
+    MAX_STRENGTH,
     DataDigest,
     ExpertAbout,
     Figures,
@@ -87,6 +88,14 @@ class FitOptions:
     tail: float = 0.05
     budget: float = 0.02
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 < len(self.name) <= 200:
+            raise FitError("a pack's name must have 1 to 200 characters")
+        if not 0 <= self.seed < 1 << 32:
+            raise FitError("the seed must be from 0 to 4294967295")
+        if self.strength is not None and not abs(self.strength) <= MAX_STRENGTH:
+            raise FitError(f"the strength must be a number from -{MAX_STRENGTH} to {MAX_STRENGTH}")
 
 
 @dataclass(frozen=True)
@@ -162,13 +171,13 @@ def _check(model: Model, examples: Examples, options: FitOptions) -> None:
             raise DataError(
                 f"{len(queries)} {name} queries are too few; give at least {MIN_QUERIES}, better 60 or more"
             )
-    for name, layer, least in (("layer", options.layer, 1), ("gate-layer", options.gate_layer, 0)):
-        if layer is None:
-            continue
-        if name == "layer" and layer == 0:
-            raise FitError("block 0 can't have a control vector in llama.cpp; choose a layer from 1 on")
-        if not least <= layer < model.n_layer:
+    for name, layer in (("layer", options.layer), ("gate-layer", options.gate_layer)):
+        if layer is not None and not 0 <= layer < model.n_layer:
             raise FitError(f"--{name} {layer} is out of range: {model.path.name} has layers 0 to {model.n_layer - 1}")
+    if options.layer == 0:
+        raise FitError("block 0 can't have a control vector in llama.cpp; choose a layer from 1 on")
+    if options.layer == model.n_layer - 1:
+        raise FitError(f"nothing comes after block {options.layer}, the last; choose a layer before it")
     if options.gate == "logistic" and not examples.general:
         raise FitError("a logistic gate needs general queries too; give --general, or choose --gate quantile")
 
@@ -252,7 +261,7 @@ class _Trial:
         """Tries λ after a block with each query's own steering vector, its gate taken as open."""
         additions = list(np.float32(strength) * vectors)
         repeated, perplexity = self._fluency(batch, additions)
-        ratio = perplexity / self._perplexity
+        ratio = min(perplexity / self._perplexity, 1e6)
         return StrengthTrial(
             layer=layer,
             strength=strength,

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from fs_local.errors import FsLocalError
+from fs_local.errors import ContextFullError, FsLocalError
 from fs_local.runtime.context import Context
 from fs_local.runtime.sampling import Sampler, SamplingOptions
 from fs_local.steering import Decision, Steering
@@ -96,7 +96,11 @@ def stream_answer(
                 yield piece(part + text.flush(), token, "length" if n == options.max_tokens else "context")
                 return
             yield piece(part, token)
-            context.decode([token], start=position, seq=seq)
+            try:
+                context.decode([token], start=position, seq=seq)
+            except ContextFullError:  # another sequence holds the rest
+                yield piece(text.flush(), None, "context")
+                return
             position += 1
 
 

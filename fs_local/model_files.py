@@ -19,8 +19,11 @@ def resolve_model(model: str | Path) -> Path:
         ModelError: neither a file nor an alias, or an alias whose package is not installed.
     """
     path = Path(model)
-    if path.is_file():
-        return path
+    try:
+        if path.is_file():
+            return path
+    except OSError as error:  # a name that no file can have: a query in the model's place
+        raise ModelError(f"{str(model)[:40]!r}… is no model; the first argument is a .gguf file or an alias") from error
     if str(model) in ALIASES:
         return _packaged(str(model))
     known = ", ".join(ALIASES)

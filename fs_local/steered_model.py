@@ -55,6 +55,7 @@ class SteeredModel:
     def __init__(self, model: Model, context: Context, steering: Steering) -> None:
         self._model, self._context, self._steering = model, context, steering
         self._open_stream = False
+        self.cache_owner: Conversation | None = None  # whose tokens the conversation's sequence holds
         self.notes = [note for p in steering.packs if (note := check_model(p, model))]
 
     @classmethod
@@ -123,20 +124,21 @@ class SteeredModel:
         """
         tokens = self.tokens(query)
         with self.evaluating():
-            self._context.remove(SCRATCH)
-            yield from stream_answer(
-                self._context,
-                self.steering_or_none(steered),
-                tokens,
-                start=0,
-                seq=SCRATCH,
-                options=options or GenerationOptions(),
-            )
+            try:
+                yield from stream_answer(
+                    self._context,
+                    self.steering_or_none(steered),
+                    tokens,
+                    start=0,
+                    seq=SCRATCH,
+                    options=options or GenerationOptions(),
+                )
+            finally:
+                self._context.remove(SCRATCH)
 
     def decide(self, query: str | Query) -> list[Decision]:
         """The decisions that a query gets, one a pack, without an answer."""
         with self.evaluating():
-            self._context.remove(SCRATCH)
             return self._steering.decide(self._context, self.tokens(query), seq=SCRATCH)
 
     def chat(self, system: str | None = None) -> Conversation:

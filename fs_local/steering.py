@@ -65,7 +65,7 @@ class Steering:
         engine: what evaluates decisions. providers: ONNX Runtime's execution providers.
 
     Raises:
-        PackError: a pack for another model, or packs of differing scope.
+        PackError: a pack for another model, packs of differing scope, or two of one name.
     """
 
     def __init__(
@@ -82,6 +82,9 @@ class Steering:
             raise PackError(
                 "these packs have different scopes (prompt and generation, generation alone); use them one at a time"
             )
+        names = [p.manifest.name for p in packs]
+        if len(set(names)) < len(names):
+            raise PackError(f"two packs are called {max(names, key=names.count)!r}; fit one under another --name")
         self.packs = list(packs)
         self._engines = [p.engine(engine, providers) for p in packs]
         self._native: bool | None = None

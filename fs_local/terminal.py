@@ -151,7 +151,7 @@ def pack_summary(pack: Pack, size: int) -> Table:
     row("gate", f"{m.gate.kind}, at block {m.gate.layer}, rank {len(pack.gate.basis)}; {gate_threshold(pack)}")
     general = "" if f.open_general is None else f", and for {f.open_general:.1%} of general queries"
     auroc = "" if f.auroc is None else f"; AUROC {f.auroc:.3f}"
-    row("held out", f"opens for {f.open_ir:.1%} of IR queries{general}{auroc}")
+    row("cross-fitted", f"opens for {f.open_ir:.1%} of IR queries{general}{auroc}")
     better = 1 - f.validation_error / f.constant_error if f.constant_error else 0.0
     row("experts", f"K = {len(m.experts)}, residual rank {len(pack.experts.residual)}")
     row(

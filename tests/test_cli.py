@@ -141,6 +141,13 @@ def bad_inputs(tmp_path: Path, pack: Path) -> list[tuple[list[object], str]]:
         (["fit", "smollm2", "--pairs", good, "--layer", "0"], "block 0 can't have a control vector"),
         (["fit", "smollm2", "--pairs", good, "--layer", "44"], "out of range"),
         (["fit", "smollm2", "--pairs", good, "--gate", "logistic"], "give --general"),
+        (["fit", "smollm2", "--pairs", good, "--layer", "29"], "choose a layer before it"),
+        (["fit", "smollm2", "--pairs", good, "--strength", "nan"], "the strength must be a number"),
+        (["fit", "smollm2", "--pairs", good, "--seed", "-1"], "the seed must be"),
+        (["fit", "smollm2", "--pairs", good, "-o", tmp_path / "no" / "p.fspack"], "there is no folder"),
+        (["generate", "smollm2", "hi", "-p", pack, "--strength", "nan"], "the strength must be a number"),
+        (["generate", "smollm2", "hi", "-p", pack, "-p", pack], "two packs are called"),
+        (["generate", "x" * 300, "hi"], "is no model"),
     ]
 
 

@@ -78,13 +78,51 @@ def test_a_stopped_answer_is_kept_as_far_as_it_came(model: SteeredModel) -> None
     assert evaluated < 25
 
 
+def says(conversation: Conversation) -> str:
+    return b"".join(conversation._on.model.piece(t) for t in conversation._tokens).decode()
+
+
 def test_stop_texts_do_not_spoil_the_cache(model: SteeredModel) -> None:
     conversation = model.chat()
-    say(conversation, "Count from one to nine.", GenerationOptions(max_tokens=40, stop=(" t", "2")))
+    said, _ = say(conversation, "Count from one to nine.", GenerationOptions(max_tokens=40, stop=(" a", "2")))
     say(conversation, "Thanks.")
-    again = model.chat()
-    again.messages = list(conversation.messages[:-2])
-    assert conversation.messages[-1]["content"]
+    assert "Count from one to nine." in says(conversation)
+    assert f"assistant\n{said}\nuser" in says(conversation)
+
+
+def test_an_interrupted_prefill_loses_nothing(model: SteeredModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    conversation = model.chat("You are brief.")
+    with monkeypatch.context() as patch:
+        patch.setattr("fs_local.conversation.stream_answer", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            list(conversation.send("My name is Ada."))
+    say(conversation, "Who am I?")
+    assert "You are brief." in says(conversation)
+    assert "My name is Ada." in says(conversation)
+
+
+def interrupted(*_arguments: object, **_options: object) -> Iterator[object]:
+    raise KeyboardInterrupt
+    yield
+
+
+def test_two_conversations_do_not_answer_for_each_other(model: SteeredModel) -> None:
+    first, second = model.chat(), model.chat()
+    say(first, "I am Ada.")
+    say(second, "I am Bob.")
+    say(first, "Who am I?")
+    assert "Ada" in says(first)
+    assert "Bob" not in says(first)
+
+
+def test_a_refused_message_is_not_kept(model: SteeredModel) -> None:
+    conversation = model.chat()
+    stream = model.stream("Hi")
+    next(stream)
+    with pytest.raises(FsLocalError, match="still being streamed"):
+        list(conversation.send("Hello"))
+    stream.close()
+    assert conversation.messages == []
 
 
 def test_the_oldest_turns_go_when_the_context_is_full(model: SteeredModel) -> None:

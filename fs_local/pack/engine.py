@@ -7,6 +7,7 @@ from typing import Literal, Protocol
 
 import numpy as np
 
+from fs_local.errors import PackError
 from fs_local.method.folded import F32, Experts, Gate
 from fs_local.pack.graph import session
 
@@ -63,7 +64,11 @@ class OnnxEngine:
         self._session = session(graph, providers)
 
     def __call__(self, gate_state: F32, state: F32) -> Evaluated:
-        opening, ratio, weights, vector = self._session.run(
-            ["opening", "energy_ratio", "weights", "vector"], {"gate_states": gate_state[None], "states": state[None]}
-        )
-        return Evaluated(float(opening[0]), float(ratio[0]), np.asarray(weights[0]), np.asarray(vector[0]))
+        try:
+            opening, ratio, weights, vector = self._session.run(
+                ["opening", "energy_ratio", "weights", "vector"],
+                {"gate_states": gate_state[None], "states": state[None]},
+            )
+            return Evaluated(float(opening[0]), float(ratio[0]), np.asarray(weights[0]), np.asarray(vector[0]))
+        except Exception as error:  # onnxruntime's exceptions share no base class
+            raise PackError(f"ONNX Runtime can't run the pack's graph: {error}") from error

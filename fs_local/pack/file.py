@@ -15,7 +15,7 @@ from fs_local.method.folded import F32, Experts, Gate
 from fs_local.pack.archive import read_members, read_npz, write_members, write_npz
 from fs_local.pack.engine import Engine, EngineName, NumpyEngine, OnnxEngine
 from fs_local.pack.graph import ARRAYS_MEMBER, GRAPH_MEMBER, build_graph, checked_graph, graph_arrays
-from fs_local.pack.manifest import FORMAT_VERSION, Manifest
+from fs_local.pack.manifest import FORMAT_VERSION, MAX_STRENGTH, Manifest
 
 SUFFIX = ".fspack"
 _MANIFEST_MEMBER = "manifest.json"
@@ -68,7 +68,13 @@ class Pack:
         return cls(manifest, gate, experts, members[GRAPH_MEMBER])
 
     def with_strength(self, strength: float) -> Pack:
-        """The same pack, steering by another λ."""
+        """The same pack, steering by another λ.
+
+        Raises:
+            PackError: a strength that is no number, or beyond all reason.
+        """
+        if not abs(strength) <= MAX_STRENGTH:
+            raise PackError(f"the strength must be a number from -{MAX_STRENGTH} to {MAX_STRENGTH}")
         return replace(
             self,
             manifest=self.manifest.model_copy(
@@ -85,9 +91,29 @@ class Pack:
         if name == "numpy":
             return NumpyEngine(self.gate, self.experts)
         try:
-            return OnnxEngine(checked_graph(self.graph, graph_arrays(self.gate, self.experts)), providers)
+            engine = OnnxEngine(checked_graph(self.graph, graph_arrays(self.gate, self.experts)), providers)
+            self._compare(engine)
+            return engine
         except PackError as error:
             raise PackError(f"pack {self.manifest.name} can't be used: {error}") from error
+
+    def _compare(self, engine: Engine) -> None:
+        """A graph of allowed operators could still compute something else: it must agree with numpy on probing states."""
+        probes = np.random.default_rng(0).standard_normal((4, len(self.gate.mean)), dtype=np.float32)
+        for probe in [
+            *probes,
+            self.gate.mean + self.gate.basis[0],
+            self.gate.mean + 10 * self.gate.coef if len(self.gate.coef) else probes[0],
+        ]:
+            a, b = NumpyEngine(self.gate, self.experts)(probe, probe), engine(probe, probe)
+            for ours, theirs in (
+                (a.opening, b.opening),
+                (a.energy_ratio, b.energy_ratio),
+                (a.weights, b.weights),
+                (a.vector, b.vector),
+            ):
+                if np.shape(ours) != np.shape(theirs) or not np.allclose(ours, theirs, rtol=1e-3, atol=1e-3):
+                    raise PackError("its graph and its arrays disagree")
 
 
 def _parse_manifest(data: bytes) -> Manifest:

@@ -22,6 +22,8 @@ _OPSET = 17
 _ALLOWED_OPS = {"Add", "Cast", "Clip", "Constant", "Div", "Less", "MatMul", "Max", "Min", "Mul", "Pow", "ReduceMean", "ReduceSum", "Relu",
                 "Sigmoid", "Slice", "Softmax", "Squeeze", "Sub", "Transpose", "Unsqueeze", "Where"}  # fmt: skip
 _MAX_INLINE_BYTES = 64
+_MAX_NODES = 64
+_INTERFACE = [("gate_states", 2), ("states", 2), ("opening", 1), ("energy_ratio", 1), ("weights", 2), ("vector", 2)]
 
 
 class _Builder:
@@ -182,6 +184,9 @@ def checked_graph(data: bytes, arrays: dict[str, F32]) -> bytes:
             raise PackError(f"its graph has the operator {node.op_type!r}, which no decision needs")
         if any(a.HasField("g") or a.graphs or a.HasField("t") or a.tensors for a in node.attribute):
             raise PackError(f"its graph has a node {node.name!r} with a graph or tensor inside")
+    shapes = [(v.name, len(v.type.tensor_type.shape.dim)) for v in [*graph.input, *graph.output]]
+    if shapes != _INTERFACE or len(graph.node) > _MAX_NODES:
+        raise PackError("its graph does not have the inputs and outputs of a decision")
     for i, tensor in enumerate(graph.initializer):
         if tensor.data_location == onnx.TensorProto.EXTERNAL:
             if tensor.name not in arrays or tuple(tensor.dims) != arrays[tensor.name].shape:

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 FORMAT_VERSION: Literal[1] = 1
+MAX_STRENGTH = 100
 
 Layer = Annotated[int, Field(ge=0, lt=1024)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -43,7 +44,7 @@ class SteerSettings(_Strict):
     """Where and how strongly a pack steers: after `layer`, by `strength` (λ) × opening × v."""
 
     layer: Layer
-    strength: Annotated[float, Field(ge=-100, le=100)]
+    strength: Annotated[float, Field(ge=-MAX_STRENGTH, le=MAX_STRENGTH)]
     scope: Scope
 
 
@@ -80,7 +81,15 @@ class StrengthTrial(_Strict):
 
 
 class Figures(_Strict):
-    """Figures from the fit, all on held-out queries and pairs."""
+    """Figures from the fit.
+
+    Attributes:
+        open_ir, open_general, auroc: of the gate, by cross-fitted scores: each query scored by a gate that was fitted without it. The
+            gate's threshold was placed on these same scores.
+        validation_error: `mean ‖v(h) − δ‖²` of the experts on held-out pairs, which also stopped their training;
+            constant_error: the same of the constant mean vector.
+        unsteered_margin: the margin of `trials` without steering.
+    """
 
     open_ir: Share
     open_general: Share | None

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fs_local.errors import ContextFullError, ModelError
+from fs_local.runtime.interrupt import Interrupt, deferred_interrupt
 from fs_local.runtime.library import GGML_TYPE_F32, ggml, llama, recent_problems
 from fs_local.runtime.model import Model
 
@@ -61,6 +62,8 @@ class LayerStates:
 
     def add(self, vectors: F32, first: int = 0) -> None:
         """Adds a vector (width,), or a row each (n, width), to the rows from row `first` on: what a control vector does, bit for bit."""
+        if self.n_rows == 0:  # the last block of a batch without outputs
+            return
         rows = self.read(first)
         rows += vectors
         self.write(rows, first)
@@ -90,6 +93,7 @@ class Context:
         self._wanted: dict[bytes, int] = {}
         self._raised: BaseException | None = None
         self._stopped = False
+        self._interrupt = Interrupt()
         self.stopped_early = False
         params = api.llama_context_default_params()
         params.n_ctx = n_ctx or min(DEFAULT_CTX, model.n_ctx_train)
@@ -108,7 +112,6 @@ class Context:
         self.n_ubatch: int = api.llama_n_ubatch(self._handle)
         self.n_seq = n_seq
         self.n_threads: int = params.n_threads
-        self._memory = api.llama_get_memory(self._handle)
         self._batch = api.llama_batch_init(self.n_ubatch, 0, n_seq)
         self._has_control_vector = False
 
@@ -169,7 +172,7 @@ class Context:
             ModelError: llama.cpp failed.
             Exception: whatever the hook raised, once llama.cpp has returned.
         """
-        n = len(tokens)
+        handle, n = self.handle, len(tokens)
         if not 0 < n <= self.n_ubatch:
             raise ValueError(f"{n} tokens in one decode; 1 to {self.n_ubatch} fit")
         batch = self._batch
@@ -180,7 +183,11 @@ class Context:
             for j, seq in enumerate(of):
                 batch.seq_id[i][j] = seq
         self._raised, self._stopped = None, False
-        status = llama().llama_decode(self.handle, batch)
+        try:
+            with deferred_interrupt() as self._interrupt:
+                status = llama().llama_decode(handle, batch)
+        except KeyboardInterrupt as interrupt:
+            self._raised, status = interrupt, 0
         self.stopped_early = self._stopped
         raised, self._raised = self._raised, None
         if raised is not None or status != 0:
@@ -204,32 +211,23 @@ class Context:
 
     def n_past(self, seq: int) -> int:
         """Number of tokens in a sequence."""
-        return int(llama().llama_memory_seq_pos_max(self._memory, seq)) + 1
+        return int(llama().llama_memory_seq_pos_max(llama().llama_get_memory(self.handle), seq)) + 1
 
     def remove(self, seq: int, start: int = 0) -> bool:
         """Removes a sequence from position `start` on; False where this model's memory can't be cut there (it was then cleared)."""
-        if llama().llama_memory_seq_rm(self._memory, seq, start, -1):
+        if llama().llama_memory_seq_rm(llama().llama_get_memory(self.handle), seq, start, -1):
             return True
-        llama().llama_memory_seq_rm(self._memory, seq, -1, -1)
+        llama().llama_memory_seq_rm(llama().llama_get_memory(self.handle), seq, -1, -1)
         return False
 
     def copy(self, source: int, target: int, end: int) -> None:
         """Makes `target` share the first `end` tokens of `source`."""
         self.remove(target)
-        llama().llama_memory_seq_cp(self._memory, source, target, 0, end)
-
-    def shift(self, seq: int, start: int, end: int) -> bool:
-        """Drops positions [start, end) of a sequence and moves what follows down; False where this model can't."""
-        if not llama().llama_memory_can_shift(self._memory) or not llama().llama_memory_seq_rm(
-            self._memory, seq, start, end
-        ):
-            return False
-        llama().llama_memory_seq_add(self._memory, seq, end, -1, start - end)
-        return True
+        llama().llama_memory_seq_cp(llama().llama_get_memory(self.handle), source, target, 0, end)
 
     def clear(self) -> None:
         """Empties the KV cache."""
-        llama().llama_memory_clear(self._memory, False)
+        llama().llama_memory_clear(llama().llama_get_memory(self.handle), False)
 
     # --- hooks
 
@@ -256,6 +254,9 @@ class Context:
 
     def _on_node(self, tensor: int, ask: bool, _user_data: Any) -> bool:
         if self._hook is None or self._stopped:
+            return False
+        if self._interrupt.came:
+            self._stopped = True
             return False
         try:
             layer = self._wanted.get(ggml().get_name(tensor))

@@ -49,7 +49,8 @@ class GgufHeader:
 
     def number(self, key: str) -> int:
         """An integer of this architecture, for example `number("block_count")`; 0 where it is absent."""
-        return int(self.metadata.get(f"{self.architecture}.{key}", 0))
+        value = self.metadata.get(f"{self.architecture}.{key}", 0)
+        return value if isinstance(value, int) else 0
 
 
 class _Cursor:
@@ -104,7 +105,11 @@ def read_header(path: Path) -> GgufHeader:
     """
     if not path.is_file():
         raise ModelError(f"no model file at {path}; give the path of a .gguf file, or an alias (see: fs-local doctor)")
-    size = path.stat().st_size
+    try:
+        with path.open("rb"):
+            size = path.stat().st_size
+    except OSError as error:
+        raise ModelError(f"{path} can't be read: {error.strerror}") from error
     if size < 24:
         raise ModelError(f"{path} is no GGUF file: it has only {size} bytes")
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
@@ -136,7 +141,9 @@ def read_header(path: Path) -> GgufHeader:
                 raise ModelError(f"{path} is damaged: tensor {name!r} has {n_dims} dimensions; download it again")
             shape = tuple(int(cursor.scalar("Q")) for _ in range(n_dims))
             relative.append((name, shape, int(cursor.scalar("I")), int(cursor.scalar("Q"))))
-        alignment = int(metadata.get("general.alignment", 32)) or 32
+        alignment = metadata.get("general.alignment", 32)
+        if not isinstance(alignment, int) or alignment < 1:
+            raise ModelError(f"{path} is damaged: its alignment is {alignment!r}; download it again")
         start = -(-cursor.position // alignment) * alignment
     tensors = [TensorInfo(name, shape, kind, start + offset) for name, shape, kind, offset in relative]
     _check_length(path, size, tensors)
@@ -178,11 +185,12 @@ def quantization(header: GgufHeader) -> str:
     """Name of the file's quantization, for example `Q4_K_M`."""
     from gguf.constants import LlamaFileType
 
+    kind = header.metadata.get("general.file_type")
     try:
         return (
-            LlamaFileType(int(header.metadata.get("general.file_type", -1)))
-            .name.removeprefix("MOSTLY_")
-            .removeprefix("ALL_")
+            LlamaFileType(kind).name.removeprefix("MOSTLY_").removeprefix("ALL_")
+            if isinstance(kind, int)
+            else "unknown"
         )
     except ValueError:
         return "unknown"

@@ -24,6 +24,9 @@ import platformdirs
 from fs_local.errors import ModelError
 
 _TIMEOUT_S = 60.0
+_SIGILL, _SIGABRT, _SIGBUS, _SIGFPE, _SIGSEGV = -4, -6, (-10 if sys.platform == "darwin" else -7), -8, -11
+_WINDOWS_ACCESS_VIOLATION, _WINDOWS_ILLEGAL_INSTRUCTION = 0xC0000005, 0xC000001D
+_FAULTS = {_SIGILL, _SIGABRT, _SIGBUS, _SIGFPE, _SIGSEGV, _WINDOWS_ACCESS_VIOLATION, _WINDOWS_ILLEGAL_INSTRUCTION}
 
 
 @dataclass(frozen=True)
@@ -43,7 +46,7 @@ def probe_kernels(refresh: bool = False) -> KernelProbe:
     """The finding for this machine and llama.cpp build, from the cache or a child process.
 
     Raises:
-        ModelError: the child ended in a way that says nothing about the kernels, for example an import error.
+        ModelError: the child ended in a way that says nothing about the kernels: an import error, no memory, no time.
     """
     cache = Path(platformdirs.user_cache_dir("fs-local")) / f"kernels-{_machine_key()}.json"
     if not refresh:
@@ -74,11 +77,15 @@ def _probe() -> KernelProbe:
                 timeout=_TIMEOUT_S,
                 env={**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
             )
-        except subprocess.TimeoutExpired:
-            return KernelProbe(False, -1)
-    if child.returncode == 1:  # a Python error: a fault of ours or of the installation, not of the kernels
+        except subprocess.TimeoutExpired as error:
+            raise ModelError(
+                f"the kernel probe did not end within {_TIMEOUT_S:.0f} s; try again when the machine is less busy"
+            ) from error
+    if (
+        child.returncode != 0 and child.returncode not in _FAULTS
+    ):  # of ours, the installation or the system, not of the kernels
         lines = child.stderr.decode("utf-8", "replace").strip().splitlines() or ["no message"]
-        raise ModelError(f"the kernel probe failed: {lines[-1]}")
+        raise ModelError(f"the kernel probe failed ({child.returncode}): {lines[-1]}")
     return KernelProbe(child.returncode == 0, child.returncode)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
@@ -10,6 +11,7 @@ from typing import Any
 
 from fs_local.errors import ModelError
 from fs_local.runtime import gguf_header
+from fs_local.runtime.interrupt import deferred_interrupt
 from fs_local.runtime.kernel_probe import probe_kernels
 from fs_local.runtime.library import clear_log, llama, recent_problems
 from fs_local.runtime.template import ChatTemplate, Message
@@ -83,25 +85,31 @@ class Model:
         params.use_extra_bufts = extra_kernels
         raised: list[BaseException] = []
 
-        def report(share: float, _user_data: Any) -> bool:
-            try:
-                if progress is not None:
-                    progress(share)
-            except BaseException as error:  # an exception can't cross llama.cpp's frames
-                raised.append(error)
-            return not raised
+        handle: Any = None
+        try:
+            with deferred_interrupt() as interrupt:
 
-        callback = api.llama_progress_callback(report)
-        params.progress_callback = callback
-        clear_log()
-        handle = api.llama_model_load_from_file(str(path).encode(), params)
-        if raised:
+                def report(share: float, _user_data: Any) -> bool:
+                    try:
+                        if progress is not None:
+                            progress(share)
+                    except BaseException as error:  # an exception can't cross llama.cpp's frames
+                        raised.append(error)
+                    return not (raised or interrupt.came)
+
+                callback = api.llama_progress_callback(report)
+                params.progress_callback = callback
+                clear_log()
+                handle = api.llama_model_load_from_file(os.fsencode(path), params)
+            if raised:
+                raise raised[0]
+            if not handle:
+                raise ModelError(f"llama.cpp can't load {path}: {recent_problems() or 'it gives no reason'}")
+            return cls(handle, header)
+        except BaseException:
             if handle:
                 api.llama_model_free(handle)
-            raise raised[0]
-        if not handle:
-            raise ModelError(f"llama.cpp can't load {path}: {recent_problems() or 'it gives no reason'}")
-        return cls(handle, header)
+            raise
 
     def close(self) -> None:
         """Frees the weights. Contexts of this model must be closed before."""
@@ -127,6 +135,7 @@ class Model:
     @property
     def vocab(self) -> Any:
         """`llama_vocab *`"""
+        _ = self.handle  # a closed model has no vocabulary
         return self._vocab
 
     def tokenize(self, text: str, *, special: bool = True, add_bos: bool = False) -> list[int]:
@@ -136,10 +145,13 @@ class Model:
             special: whether the text of control tokens (`<|im_end|>`) becomes those tokens.
             add_bos: whether to add what the vocabulary wants in front (BOS), where it wants it.
         """
-        data = text.encode()
+        try:
+            data = text.encode()
+        except UnicodeEncodeError as error:
+            raise ModelError(f"a text is not valid Unicode at character {error.start}; save it as UTF-8") from error
         n = len(data) + 2
         tokens = (ctypes.c_int32 * n)()
-        count = llama().llama_tokenize(self._vocab, data, len(data), tokens, n, add_bos, special)
+        count = llama().llama_tokenize(self.vocab, data, len(data), tokens, n, add_bos, special)
         if count < 0:
             raise ModelError(
                 f"{self.path.name} can't tokenize a text of {len(data)} bytes; it has no usable vocabulary"
@@ -151,14 +163,14 @@ class Model:
         size = 64
         while True:
             buffer = ctypes.create_string_buffer(size)
-            n = llama().llama_token_to_piece(self._vocab, token, buffer, size, 0, False)
+            n = llama().llama_token_to_piece(self.vocab, token, buffer, size, 0, False)
             if n >= 0:
                 return buffer.raw[:n]
             size = -n
 
     def ends_generation(self, token: int) -> bool:
         """Whether a token is one of the model's end-of-generation tokens."""
-        return bool(llama().llama_vocab_is_eog(self._vocab, token))
+        return bool(llama().llama_vocab_is_eog(self.vocab, token))
 
     def prompt_tokens(self, messages: list[Message]) -> list[int]:
         """Tokens of a conversation, rendered by the chat template, ready for an answer."""

@@ -32,8 +32,6 @@ class ChatTemplate:
         """
         if self.source is None:
             return "\n\n".join(m["content"] for m in messages)
-        import jinja2
-
         try:
             if self._compiled is None:
                 self._compiled = _environment().from_string(self.source)
@@ -45,7 +43,7 @@ class ChatTemplate:
                 tools=None,
                 documents=None,
             )
-        except (jinja2.TemplateError, TypeError, ValueError) as error:
+        except Exception as error:  # a template is foreign code: it can fail in any way
             raise ModelError(f"the model's chat template refuses these messages: {error}") from error
         return text
 

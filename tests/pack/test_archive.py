@@ -182,3 +182,22 @@ def test_a_failed_save_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.M
     assert list(tmp_path.iterdir()) == [path]
     with pytest.raises(PackError, match="can't be written"):
         write_members(tmp_path / "no" / "such" / "p.fspack", {"a": b"new"})
+
+
+@pytest.mark.parametrize("header", ["{'descr': '<f4', 'fortran_order': False, 'shape': (-2, -3)}", "{'descr': '<f4', 'fortran_order': False, 'shape': (0, 10000000000000000000000)}", "{'shape': ((", "{'descr': (), 'fortran_order': False, 'shape': (1,)}"])  # fmt: skip
+def test_strange_headers_are_refused(header: str) -> None:
+    text = header.encode().ljust(117) + b"\n"
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as z:
+        z.writestr("a.npy", b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text + b"\0" * 24)
+    with pytest.raises(PackError):
+        read_npz(buffer.getvalue())
+
+
+def test_a_directory_of_a_million_members_is_refused_at_once(tmp_path: Path) -> None:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as z:
+        for i in range(100):
+            z.writestr(str(i), b"")
+    with pytest.raises(PackError, match="too many members"):
+        read_npz(buffer.getvalue())

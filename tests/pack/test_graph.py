@@ -116,3 +116,25 @@ def test_what_is_no_graph_is_refused() -> None:
 def test_an_unknown_provider_names_those_there_are() -> None:
     with pytest.raises(PackError, match=r"no NoSuchProvider here; it has .*CPUExecutionProvider"):
         random_pack().engine("onnx", ["NoSuchProvider"])
+
+
+def test_a_graph_that_computes_something_else_is_refused() -> None:
+    pack = random_pack()
+    zero = onnx.numpy_helper.from_array(np.array(0, np.float32), "zero")
+
+    def close_the_gate(model: onnx.ModelProto) -> None:
+        model.graph.initializer.append(zero)
+        node = next(n for n in model.graph.node if "opening" in n.output)
+        node.output[0] = "hidden_opening"
+        model.graph.node.append(helper.make_node("Mul", ["hidden_opening", "zero"], ["opening"]))
+
+    other = Pack(pack.manifest, pack.gate, pack.experts, foreign(pack, close_the_gate))
+    with pytest.raises(PackError, match="disagree"):
+        other.engine("onnx")
+
+
+def test_a_graph_without_the_outputs_of_a_decision_is_refused() -> None:
+    pack = random_pack()
+    data = foreign(pack, lambda model: model.graph.output.pop())
+    with pytest.raises(PackError, match="inputs and outputs"):
+        checked_graph(data, graph_arrays(pack.gate, pack.experts))

@@ -159,3 +159,25 @@ def test_sampling_is_seeded_and_greedy_is_the_best_token(context: Context, smoll
     with Sampler(SamplingOptions(repeat_penalty=1e6), smollm2.n_vocab) as sampler:
         drawn = [sampler.sample(context) for _ in range(5)]
     assert len(set(drawn)) == 5
+
+
+def test_ctrl_c_in_the_middle_of_a_decode_reaches_the_caller(context: Context) -> None:
+    """A real signal, while llama.cpp computes with a hook set: not lost in a callback, whenever it comes."""
+    import signal
+    import threading
+
+    plain = logits(context)
+    for delay in (0.0, 0.005, 0.02, 0.04):
+        context.clear()
+        timer = threading.Timer(delay, lambda: signal.raise_signal(signal.SIGINT))
+        with pytest.raises(KeyboardInterrupt), context.hooked(range(30), lambda states: True):
+            decode_until_interrupted(context, timer)
+        timer.join()
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    np.testing.assert_array_equal(logits(context), plain)
+
+
+def decode_until_interrupted(context: Context, timer: object) -> None:
+    timer.start()  # type: ignore[attr-defined]
+    for start in range(0, 1500, len(TOKENS)):
+        context.decode(TOKENS, start=start)
