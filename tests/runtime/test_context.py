@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import signal
+import threading
+
 import numpy as np
 import pytest
 
@@ -163,10 +166,8 @@ def test_sampling_is_seeded_and_greedy_is_the_best_token(context: Context, smoll
 
 def test_ctrl_c_in_the_middle_of_a_decode_reaches_the_caller(context: Context) -> None:
     """A real signal, while llama.cpp computes with a hook set: not lost in a callback, whenever it comes."""
-    import signal
-    import threading
-
     plain = logits(context)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job starts with SIGINT ignored
     for delay in (0.0, 0.005, 0.02, 0.04):
         context.clear()
         timer = threading.Timer(delay, lambda: signal.raise_signal(signal.SIGINT))
@@ -174,10 +175,11 @@ def test_ctrl_c_in_the_middle_of_a_decode_reaches_the_caller(context: Context) -
             decode_until_interrupted(context, timer)
         timer.join()
         assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    signal.signal(signal.SIGINT, before)
     np.testing.assert_array_equal(logits(context), plain)
 
 
-def decode_until_interrupted(context: Context, timer: object) -> None:
-    timer.start()  # type: ignore[attr-defined]
+def decode_until_interrupted(context: Context, timer: threading.Timer) -> None:
+    timer.start()
     for start in range(0, 1500, len(TOKENS)):
         context.decode(TOKENS, start=start)
