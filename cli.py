@@ -313,6 +313,7 @@ def evaluate(
     from fs_local.store import Store
     from fs_local.terminal import evaluation_tables, loading, out, stages
 
+    _check_folders(report)
     files = read_files(_choice("--suite", suite, (*SUITES, "compare")), data, limit)
     packs = [Pack.load(p) for p in pack or []]
     with loading() as progress:
@@ -604,15 +605,14 @@ def bench(
         return
     from fs_local.benchmark import bench as measure
     from fs_local.benchmark import measure_scaling
-    from fs_local.errors import DataError, FsLocalError
+    from fs_local.errors import FsLocalError
     from fs_local.report import write_report
     from fs_local.terminal import bench_table, out, scaling_tables, stages
 
     if scaling:
         if pack is not None:
             raise FsLocalError("--scaling measures capture and fit, which take no pack; leave out --pack")
-        if report is not None and not report.parent.is_dir():
-            raise DataError(f"{report} can't be written: there is no folder {report.parent}")
+        _check_folders(report)
         with stages() as progress:
             grown = measure_scaling(model, progress)
         if report is not None:
@@ -738,6 +738,7 @@ def main() -> None:
     import warnings
 
     from fs_local.errors import FsLocalError, ResumeWarning
+    from fs_local.printable import printable
 
     def show(message: Warning | str, category: type[Warning], *_where: Any, **_more: Any) -> None:
         if issubclass(category, ResumeWarning):  # what others warn of is not the user's to mend
@@ -747,7 +748,7 @@ def main() -> None:
     try:
         app()
     except FsLocalError as error:
-        print(f"fs-local: {error}", file=sys.stderr)
+        print(f"fs-local: {printable(str(error))}", file=sys.stderr)
         raise SystemExit(1) from None
     except OSError as error:  # such as a name that is too long, or a folder that may not be searched
         print(f"fs-local: {error.filename or 'a file'} can't be used: {error.strerror or error}", file=sys.stderr)

@@ -5,7 +5,6 @@ Shapes: d is the width of the residual stream, D = steered layers × d.
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -14,7 +13,7 @@ import numpy as np
 from converters.vectors import MAX_TEXT, Vectors
 from fs_local.errors import DataError
 from fs_local.method.folded import Experts, Gate, constant_experts, open_gate
-from fs_local.pack.archive import MAX_PACK_BYTES
+from fs_local.pack.archive import MAX_PACK_BYTES, file_digest
 from fs_local.pack.file import Pack
 from fs_local.pack.manifest import (
     DataDigest,
@@ -26,8 +25,6 @@ from fs_local.pack.manifest import (
     ModelIdentity,
     SteerSettings,
 )
-
-_CHUNK = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -112,18 +109,9 @@ def as_pack(parts: Parts, model: ModelIdentity, *, name: str, source: str) -> Pa
         ),
         steer=SteerSettings(layers=parts.layers, strength=1.0, scope="all"),
         experts=[ExpertAbout(pairs=0, queries=[])] * len(experts.prototypes),
-        data={what: DataDigest(rows=rows, sha256=_digest(path)) for what, (rows, path) in parts.files.items()},
+        data={what: DataDigest(rows=rows, sha256=file_digest(path)) for what, (rows, path) in parts.files.items()},
         figures=Figures(),
         seed=0,
         digests={},
     )
     return Pack.of(manifest, gate, experts)
-
-
-def _digest(path: Path) -> str:
-    """SHA-256 of a file, as a manifest holds it."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(_CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()

@@ -17,6 +17,7 @@ from fs_local.errors import DataError, PackError
 from fs_local.method.folded import F32
 from fs_local.pack.file import Pack
 from fs_local.pack.manifest import ModelIdentity
+from fs_local.printable import printable
 from fs_local.runtime import gguf_header
 from fs_local.tensor_file import TensorFile
 
@@ -92,7 +93,9 @@ def checked_vectors(
             raise DataError(
                 f"{path} has a direction for block {layer} with values that are not finite (NaN or infinite)"
             )
-    return Vectors(dict(sorted(directions.items())), _printable(model_hint), _printable(method), lost, block_0)
+    return Vectors(
+        dict(sorted(directions.items())), printable(model_hint, MAX_TEXT), printable(method, MAX_TEXT), lost, block_0
+    )
 
 
 def read_bytes(path: Path) -> bytes:
@@ -218,7 +221,3 @@ def shortened(error: Exception) -> str:
     """An error's message without most of a long name that a file put into it."""
     text = str(error)
     return text if len(text) <= _MAX_MESSAGE else f"{text[:_MAX_MESSAGE]}…"
-
-
-def _printable(text: str) -> str:
-    return "".join(c for c in text if c.isprintable())[:MAX_TEXT]

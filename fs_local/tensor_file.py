@@ -21,6 +21,7 @@ import numpy as np
 
 from fs_local.errors import DataError
 from fs_local.method.folded import F32
+from fs_local.pack.archive import npy_header
 
 MAX_TENSORS = 1024
 _MAX_HEADER = 256 * MAX_TENSORS
@@ -257,17 +258,14 @@ def check_directory(path: Path) -> None:
 def _array(path: Path, name: str, entry: zipfile.ZipInfo, member: Any) -> Tensor:
     """One array of an npz; its header is read, its values are not."""
     try:
-        version = np.lib.format.read_magic(member)
-        if version != (1, 0):
-            raise ValueError(f"npy version {version}")
-        shape, fortran, kind = np.lib.format.read_array_header_1_0(member, max_header_size=1000)
-    except Exception as error:  # numpy evaluates the header as a literal, which fails in many ways
-        raise ValueError(f"its array {name[:60]!r} has a bad header ({error})") from error
+        shape, kind = npy_header(member)
+    except ValueError as error:
+        raise ValueError(f"its array {name[:60]!r} can't be read: {error}") from error
     start = member.tell()
     dtype = {"<f4": "F32", "<f2": "F16"}.get(kind.str, str(kind))
     _sane(path, name, shape)
-    if fortran or math.prod(shape) * kind.itemsize != entry.file_size - start:
-        raise ValueError(f"its array {name[:60]!r} is not of its stated shape, in C order")
+    if math.prod(shape) * kind.itemsize != entry.file_size - start:
+        raise ValueError(f"its array {name[:60]!r} is not of its stated shape")
 
     def load(part: int | None) -> F32:
         wanted = shape if part is None else shape[1:]

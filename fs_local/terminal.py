@@ -27,6 +27,7 @@ from rich.text import Text
 from fs_local.doctor import Diagnosis
 from fs_local.generation import Piece
 from fs_local.pack.file import Pack
+from fs_local.printable import printable
 from fs_local.steering import Decision
 
 if TYPE_CHECKING:
@@ -163,7 +164,7 @@ def pack_summary(pack: Pack, size: int) -> Table:
 def facts(title: str, rows: Sequence[tuple[str, str]]) -> Table:
     """Labels and values under a title."""
     table = Table(
-        title=escape("".join(c for c in title if c.isprintable())),
+        title=escape(printable(title)),
         title_justify="left",
         show_header=False,
         box=None,
@@ -171,7 +172,7 @@ def facts(title: str, rows: Sequence[tuple[str, str]]) -> Table:
     )
     table.add_column(style="bold")
     for name, value in rows:
-        table.add_row(name, escape("".join(c for c in value if c.isprintable())))
+        table.add_row(name, escape(printable(value)))
     return table
 
 
@@ -269,7 +270,7 @@ def diagnosis_table(d: Diagnosis) -> Table:
         rows.append((f"hooks on {h.model}", verdict))
     rows += [(f"alias {alias}", where) for alias, where in d.aliases.items()]
     for name, value in rows:
-        table.add_row(name, escape("".join(c for c in value if c.isprintable())))
+        table.add_row(name, escape(printable(value)))
     return table
 
 

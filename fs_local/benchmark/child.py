@@ -1,7 +1,4 @@
-"""What is measured in a process of its own, so that its peak of memory is its own.
-
-`python -m fs_local.benchmark.child JOB` runs a job (JSON) and prints what it took (JSON).
-"""
+"""What is measured in a process of its own, so that its peak of memory is its own: a job goes in as JSON, what it took comes out."""
 
 from __future__ import annotations
 
@@ -25,6 +22,7 @@ from fs_local.method.gates import LogisticGate, QuantileGate
 from fs_local.method.rows import Index, Rows, release
 from fs_local.runtime.model import Model
 
+_CHILD = "import sys; from fs_local.benchmark.child import main; main(sys.argv[1])"
 _KINDS, _DIRECTIONS, _WRITTEN = 6, 40, 256
 
 
@@ -99,7 +97,7 @@ def run_python(arguments: list[str]) -> str:
 
 
 def _run(kind: str, job: FitJob | CaptureJob) -> Taken:
-    return Taken(**json.loads(run_python(["-m", "fs_local.benchmark.child", json.dumps({kind: asdict(job)})])))
+    return Taken(**json.loads(run_python(["-c", _CHILD, json.dumps({kind: asdict(job)})])))
 
 
 def _differences(states: F32) -> Rows:
@@ -139,10 +137,7 @@ def _peak_megabytes() -> float:
 
 
 def main(text: str) -> None:
+    """The child's side: runs a job, and prints what it took."""
     ((kind, job),) = json.loads(text).items()
     seconds = (FitJob(**job) if kind == "fit" else CaptureJob(**job)).measure()
     print(json.dumps(asdict(Taken(seconds, _peak_megabytes()))))
-
-
-if __name__ == "__main__":
-    main(sys.argv[1])

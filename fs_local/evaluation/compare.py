@@ -81,10 +81,13 @@ def evaluate_packs(
         check_model(given, model)
     runner = Runner(model, store, progress)
     results = []
+    scores: list[dict[str, list[float]]] = [{label: [] for label in LABELS} for _ in packs]
     for file in files:
-        for pack in (None, *packs):
+        for i, pack in enumerate((None, *packs)):
             found = SUITES[file.suite](runner, file.rows, pack)
             results.append({**_labels(pack), **found.as_dict(), "file": file.name})
+            if pack is not None and file.label:
+                scores[i - 1][file.label] += found.scores
     frontier, equal_drift = _frontier(runner, packs, files) if compare else ([], [])
     return {
         "model": model.name,
@@ -94,7 +97,7 @@ def evaluate_packs(
             {"name": p.manifest.name, "method": p.manifest.method, "strength": p.manifest.steer.strength} for p in packs
         ],
         "results": results,
-        "auroc": _aurocs(runner, packs, files),
+        "auroc": _aurocs(packs, scores),
         "frontier": frontier,
         "equal_drift": equal_drift,
     }
@@ -107,19 +110,17 @@ def _labels(pack: Pack | None) -> dict[str, Any]:
     return {"pack": m.name, "method": m.method, "strength": m.steer.strength}
 
 
-def _aurocs(runner: Runner, packs: Sequence[Pack], files: Sequence[File]) -> list[dict[str, Any]]:
-    rows = {label: [r for f in files if f.label == label for r in f.rows] for label in LABELS}
-    if not all(rows.values()):
-        return []
-    found = []
-    for pack in packs:
-        scores = {
-            label: [d.score for d in runner.decide(pack, runner.requests([r.query for r in some]))]
-            for label, some in rows.items()
+def _aurocs(packs: Sequence[Pack], scores: Sequence[dict[str, list[float]]]) -> list[dict[str, Any]]:
+    """How well each pack's gate tells IR from general queries, where files of both kinds were given."""
+    return [
+        {
+            **_labels(pack),
+            **{label: len(of[label]) for label in LABELS},
+            "auroc": auroc(of["ir"], of["general"]).as_dict(),
         }
-        area = auroc(scores["ir"], scores["general"]).as_dict()
-        found.append({**_labels(pack), **{label: len(some) for label, some in rows.items()}, "auroc": area})
-    return found
+        for pack, of in zip(packs, scores, strict=True)
+        if all(of.values())
+    ]
 
 
 @dataclass(frozen=True)

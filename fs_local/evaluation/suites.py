@@ -54,11 +54,13 @@ class Sample:
 
 @dataclass(frozen=True)
 class Result:
-    """What a suite measured. values: figure name -> one value a row, in the order of the rows; samples of answers."""
+    """What a suite measured. values: figure name -> one value a row, in the order of the rows; samples of answers; the gate's score
+    of each row, where decisions are what is measured."""
 
     suite: str
     values: dict[str, list[float]]
     samples: list[Sample] = field(default_factory=list)
+    scores: list[float] = field(default_factory=list)
 
     def as_dict(self) -> dict[str, Any]:
         return {
@@ -75,9 +77,8 @@ Suite = Callable[[Runner, Sequence[Row], Pack | None], Result]
 def opening(runner: Runner, rows: Sequence[Row], pack: Pack | None) -> Result:
     """Decisions alone: the share of queries whose gate opens, and the mean opening."""
     decided = runner.decide(pack, runner.requests([r.query for r in rows]))
-    return Result(
-        "opening", {"opened": [float(d.opening > 0) for d in decided], "opening": [d.opening for d in decided]}
-    )
+    values = {"opened": [float(d.opening > 0) for d in decided], "opening": [d.opening for d in decided]}
+    return Result("opening", values, scores=[d.score for d in decided])
 
 
 def refusal(runner: Runner, rows: Sequence[Row], pack: Pack | None) -> Result:

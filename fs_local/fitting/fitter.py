@@ -55,8 +55,7 @@ def fit(
 
     Raises:
         DataError: too few examples, or one that is longer than the context.
-        FitError: states that are not finite, or options out of range.
-        ModelError: a layer out of range, or block 0.
+        FitError: states that are not finite, or options out of range, or that want examples which are not there.
     """
     options = options or FitOptions()
     report = progress or (lambda _what, _done, _total: None)

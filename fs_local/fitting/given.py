@@ -38,7 +38,6 @@ block: transformers' last entry is normalized, so that block is refused. Made wi
 
 from __future__ import annotations
 
-import hashlib
 import stat
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,6 +50,7 @@ from fs_local.fitting.options import FitOptions, Shape
 from fs_local.fitting.states import PairStates, QueryStates
 from fs_local.method.folded import F32
 from fs_local.method.rows import Rows
+from fs_local.pack.archive import file_digest
 from fs_local.tensor_file import container, open_npz, open_safetensors
 
 _HEAD_BYTES = 1 << 16
@@ -112,7 +112,7 @@ class GivenStates:
         if options.method == "alphasteer":  # it maps the queries' states at the block that it steers
             have = [layer for layer in have if layer in self.queries.by_layer]
         if options.layers is not None:
-            return [tuple(self._among(have, layer, "pairs'")[0] for layer in options.layers)]
+            return [tuple(self._held(have, layer, "pairs'") for layer in options.layers)]
         if not have:
             raise FitError(
                 f"{self.path} has pairs' states of block 0 alone, which can't have a control vector in llama.cpp"
@@ -127,15 +127,15 @@ class GivenStates:
         """
         have = sorted(self.queries.by_layer)
         if options.gate_layer is not None:
-            return self._among(have, options.gate_layer, "queries'")
-        return have if self.n_general else self._among(have, steered, "queries'")
+            return [self._held(have, options.gate_layer, "queries'")]
+        return have if self.n_general else [self._held(have, steered, "queries'")]
 
-    def _among(self, have: list[int], layer: int, whose: str) -> list[int]:
+    def _held(self, have: list[int], layer: int, whose: str) -> int:
         if layer not in have:
             raise FitError(
                 f"{self.path} has no {whose} states of block {layer}; it has those of {', '.join(map(str, have))}"
             )
-        return [layer]
+        return layer
 
 
 def read_states(path: Path) -> GivenStates:
@@ -161,15 +161,7 @@ def read_states(path: Path) -> GivenStates:
             raise DataError(f"{path} has states that are not float32; save them as float32")
         what, layer = _named(path, name)
         arrays[what][layer] = tensor.read()
-    return _checked(path, arrays, _digest(path))
-
-
-def _digest(path: Path) -> str:
-    sha256 = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(1 << 20):
-            sha256.update(chunk)
-    return sha256.hexdigest()
+    return _checked(path, arrays, file_digest(path))
 
 
 def _named(path: Path, name: str) -> tuple[str, int]:

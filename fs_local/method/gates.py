@@ -204,7 +204,7 @@ class LogisticGate(_SubspaceGate):
         scale = (deviation(states) + 1e-12).astype(np.float32)
         standardized = states.mapped(lambda chunk: (chunk - subspace.mean) / scale)
         # all that a boundary needs, in few dimensions: fits take seconds, at any width
-        axes = principal(standardized, min(_AXES, *states.shape), self.seed).axes
+        axes = principal(standardized, min(_AXES, *states.shape), self.seed).axes.astype(np.float32)
         features = standardized.each(lambda chunk: chunk @ axes.T)
         order = np.random.default_rng(self.seed).permutation(len(labels))
         best_loss, logits, best_c = np.inf, np.zeros(len(labels)), self.regularization[0]

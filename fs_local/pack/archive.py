@@ -13,6 +13,7 @@ import os
 import tempfile
 import zipfile
 from pathlib import Path
+from typing import IO, Any
 
 import numpy as np
 
@@ -73,9 +74,18 @@ def read_members(path: Path, names: tuple[str, ...]) -> dict[str, bytes]:
     if seal(data[:-_SEAL_BYTES]) != data:
         raise PackError(f"{path} is damaged: its bytes do not match their digest; copy or fit it again")
     try:
-        return unzip(data, names)
+        return _unzip(data, names)
     except PackError as error:
         raise PackError(f"{path} is damaged: {error}") from error
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file, as a manifest holds it."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
 
 
 def seal(unsealed: bytes) -> bytes:
@@ -100,7 +110,7 @@ def _entry(name: str) -> zipfile.ZipInfo:
     return entry
 
 
-def unzip(data: bytes, names: tuple[str, ...] | None) -> dict[str, bytes]:
+def _unzip(data: bytes, names: tuple[str, ...] | None) -> dict[str, bytes]:
     """Members of a stored zip; `names` are those it must have, None for any.
 
     Raises:
@@ -154,32 +164,42 @@ def read_npz(data: bytes) -> dict[str, F32]:
         PackError: anything else.
     """
     arrays: dict[str, F32] = {}
-    for filename, member in unzip(data, None).items():
+    for filename, member in _unzip(data, None).items():
         name = filename.removesuffix(".npy")
         if name == filename or not name.isidentifier():
             raise PackError(f"its arrays have a strange name {filename!r}")
-        arrays[name] = read_npy(name, member)
+        stream = io.BytesIO(member)
+        try:
+            shape, dtype = npy_header(stream)
+        except ValueError as error:
+            raise PackError(f"its array {name!r} can't be read: {error}") from error
+        values = member[stream.tell() :]
+        sane = len(shape) <= 2 and all(0 <= n <= _MAX_SIDE for n in shape)
+        if dtype != np.dtype("<f4") or not sane or math.prod(shape) * 4 != len(values):
+            raise PackError(f"its array {name!r} is not a float32 matrix of its stated shape")
+        array = np.frombuffer(values, dtype="<f4").reshape(shape).astype(np.float32)
+        if not np.isfinite(array).all():
+            raise PackError(f"its array {name!r} has values that are not finite")
+        arrays[name] = array
     return arrays
 
 
-def read_npy(name: str, member: bytes) -> F32:
-    """One array of an npz, as `read_npz` says. name: for messages."""
-    stream = io.BytesIO(member)
+def npy_header(stream: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    """Shape and type of an array that `numpy.save` wrote, row by row; the stream stands at its values then.
+
+    Raises:
+        ValueError: anything else.
+    """
     try:
         version = np.lib.format.read_magic(stream)
         if version != (1, 0):
             raise ValueError(f"npy version {version}")
         shape, fortran, dtype = np.lib.format.read_array_header_1_0(stream, max_header_size=1000)
     except Exception as error:  # numpy evaluates the header as a literal, which fails in many ways
-        raise PackError(f"its array {name!r} has a bad header ({error})") from error
-    values = member[stream.tell() :]
-    sane = len(shape) <= 2 and all(0 <= n <= _MAX_SIDE for n in shape)
-    if dtype != np.dtype("<f4") or fortran or not sane or math.prod(shape) * 4 != len(values):
-        raise PackError(f"its array {name!r} is not a float32 matrix of its stated shape")
-    array = np.frombuffer(values, dtype="<f4").reshape(shape).astype(np.float32)
-    if not np.isfinite(array).all():
-        raise PackError(f"its array {name!r} has values that are not finite")
-    return array
+        raise ValueError(f"it has a bad header: {error}") from error
+    if fortran:
+        raise ValueError("it is in Fortran's order")
+    return shape, dtype
 
 
 def _umask() -> int:

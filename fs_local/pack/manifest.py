@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-FORMAT_VERSION: Literal[2] = 2
+FORMAT_VERSION: Literal[3] = 3
 MAX_STRENGTH = 100
 
 Layer = Annotated[int, Field(ge=0, lt=1024)]
@@ -136,7 +136,7 @@ class Manifest(_Strict):
     """`manifest.json` of a pack."""
 
     format: Literal["fspack"] = "fspack"
-    version: Literal[2] = FORMAT_VERSION
+    version: Literal[3] = FORMAT_VERSION
     method: Method = "finesteer"
     name: Annotated[str, Field(min_length=1, max_length=200)]
     fitted_by: str

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fs_local.errors import ModelError
+from fs_local.printable import printable
 
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 _STRING, _ARRAY = 8, 9
@@ -200,4 +201,4 @@ def quantization(header: GgufHeader) -> str:
 def model_name(header: GgufHeader, path: Path) -> str:
     """What a model calls itself, or else its file; without what a terminal would obey, and not longer than a name is."""
     said = str(header.metadata.get("general.name", path.stem))
-    return "".join(c for c in said[:_MAX_NAME] if c.isprintable()) or path.stem[:_MAX_NAME]
+    return printable(said, _MAX_NAME) or printable(path.stem, _MAX_NAME)

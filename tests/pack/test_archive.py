@@ -100,7 +100,7 @@ def members_of(path: Path) -> dict[str, bytes]:
         (lambda m: {**m, "manifest.json": b"{" * 100_000}, "not JSON"),
         (lambda m: {**m, "manifest.json": b"[1]"}, "manifest is wrong"),
         (
-            lambda m: {**m, "manifest.json": m["manifest.json"].replace(b'"version": 2', b'"version": 7')},
+            lambda m: {**m, "manifest.json": m["manifest.json"].replace(b'"version": 3', b'"version": 7')},
             "version 7.*upgrade",
         ),
         (
@@ -138,7 +138,7 @@ def npz_of(**arrays: np.ndarray) -> bytes:
         (npz_of(a=np.zeros(3)), "float32"),
         (npz_of(a=np.zeros((2, 2, 2), np.float32)), "float32 matrix"),
         (npz_of(a=np.array([1, np.nan], np.float32)), "not finite"),
-        (npz_of(a=np.asfortranarray(np.zeros((2, 3), np.float32))), "float32 matrix"),
+        (npz_of(a=np.asfortranarray(np.zeros((2, 3), np.float32))), "Fortran"),
         (npz_of(a=np.zeros(9, np.float32)).replace(b"(9,)", b"(8,)"), "can't be read"),  # the member's CRC
         (b"PK\x03\x04 nothing", "can't be read"),
     ],
