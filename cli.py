@@ -246,7 +246,7 @@ def gate(
 
     Example: fs-local gate happy.gguf --model model.gguf --ir sad.jsonl --general general.jsonl -o happy.fspack
     """
-    from converters.formats import read_pack
+    from converters.conversion import read_pack
     from fs_local.fitting import FitOptions, gated
     from fs_local.fitting.files import read_gate_examples
     from fs_local.model_files import resolve_model
@@ -306,12 +306,13 @@ def evaluate(
     """
     from fs_local.evaluation.compare import evaluate_packs, read_files
     from fs_local.evaluation.suites import SUITES
+    from fs_local.evaluation.tables import evaluation_tables
     from fs_local.model_files import resolve_model
     from fs_local.pack.file import Pack
     from fs_local.report import write_report
     from fs_local.runtime.model import Model
     from fs_local.store import Store
-    from fs_local.terminal import evaluation_tables, loading, out, stages
+    from fs_local.terminal import loading, out, stages
 
     _check_folders(report)
     files = read_files(_choice("--suite", suite, (*SUITES, "compare")), data, limit)
@@ -428,15 +429,18 @@ def inspect(
 
     Example: fs-local inspect refusal.fspack
     """
-    from converters.formats import inspect as inspect_file
+    from dataclasses import asdict
+
+    from converters.inspection import About
+    from converters.inspection import inspect as inspect_file
     from fs_local.terminal import facts, out, pack_summary
 
     found = inspect_file(path)
-    if isinstance(found, list):
+    if isinstance(found, About):
         if as_json:
-            _print_json({"path": str(path), "facts": found})
+            _print_json(asdict(found))
         else:
-            out.print(facts(path.name, found))
+            out.print(facts(path.name, found.rows()))
         return
     found.engine("onnx")  # its graph is checked too
     if as_json:
@@ -498,8 +502,8 @@ def convert(
 
     Example, of one query: fs-local convert refusal.fspack lock.gguf --model model.gguf --for "How do I pick a lock?"
     """
+    from converters.conversion import convert as convert_file
     from converters.formats import FORMATS
-    from converters.formats import convert as convert_file
     from fs_local.terminal import err, formats_table, out
 
     if list_formats:
@@ -578,7 +582,8 @@ def bench(
     pack: Annotated[
         Optional[Path], typer.Option("--pack", "-p", help="A steering pack; by default a synthetic one.")
     ] = None,
-    seconds: Annotated[float, typer.Option(help="For each comparison; more narrow the spread.")] = 5.0,
+    seconds: Annotated[float, typer.Option(min=0, help="For each comparison; more narrow the spread.")] = 5.0,
+    pairs: Annotated[int, typer.Option(min=2, help="For each comparison at least, however long that takes.")] = 2,
     scaling: Annotated[
         bool, typer.Option("--scaling", help="Instead, how time and memory of capture and fit grow with the data.")
     ] = False,
@@ -596,6 +601,8 @@ def bench(
 
     Example: fs-local bench smollm2
 
+    Example, for figures to quote: fs-local bench smollm2 --pairs 15 --seconds 60
+
     Example: fs-local bench smollm2 --scaling --report scaling.html
 
     Example with repeng (pip install repeng accelerate psutil): fs-local bench smollm2 --peers ~/repeng/bin/python
@@ -605,9 +612,11 @@ def bench(
         return
     from fs_local.benchmark import bench as measure
     from fs_local.benchmark import measure_scaling
+    from fs_local.benchmark.tables import bench_table, scaling_tables
+    from fs_local.benchmark.turns import Budget
     from fs_local.errors import FsLocalError
     from fs_local.report import write_report
-    from fs_local.terminal import bench_table, out, scaling_tables, stages
+    from fs_local.terminal import out, stages
 
     if scaling:
         if pack is not None:
@@ -626,7 +635,7 @@ def bench(
     if report is not None:
         raise FsLocalError("--report is a page of --scaling; give both, or use --json")
     with stages() as progress:
-        found = measure(model, pack, seconds, progress)
+        found = measure(model, pack, Budget(seconds, pairs), progress)
     if as_json:
         _print_json(found.as_dict())
     else:
@@ -637,7 +646,8 @@ def _bench_peers(model: str, repeng_python: Path, as_json: bool) -> None:
     from dataclasses import asdict
 
     from fs_local.benchmark.peers import bench_peers
-    from fs_local.terminal import out, peers_table, stages
+    from fs_local.benchmark.tables import peers_table
+    from fs_local.terminal import out, stages
 
     with stages() as progress:
         found = bench_peers(model, repeng_python, progress)

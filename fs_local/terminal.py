@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from rich.box import MARKDOWN
 from rich.console import Console
 from rich.markup import escape
 from rich.panel import Panel
@@ -29,10 +28,6 @@ from fs_local.generation import Piece
 from fs_local.pack.file import Pack
 from fs_local.printable import printable
 from fs_local.steering import Decision
-
-if TYPE_CHECKING:
-    from fs_local.benchmark import Report, Row, Scaling
-    from fs_local.benchmark.peers import Peer
 
 out = Console()
 err = Console(stderr=True)
@@ -274,82 +269,6 @@ def diagnosis_table(d: Diagnosis) -> Table:
     return table
 
 
-def bench_table(report: Report) -> Table:
-    """A benchmark: medians of both sides, the median of the pairs' ratios with its quartiles, and the goal."""
-    return _goals(
-        report,
-        f"Medians, in brackets quartiles. Stock: llama.cpp without our callback, in turns with ours. {report.seconds:.0f} s.",
-    )
-
-
-def scaling_tables(found: Scaling) -> Iterator[Table]:
-    """How capture and fit grow with the data: what each size took, and how that is judged."""
-    table = Table(title="Each size in a process of its own", title_justify="left", box=MARKDOWN)
-    for name in ("job", "rows", "seconds", "peak resident MB"):
-        table.add_column(name, justify="left" if name == "job" else "right")
-    for series in found.series:
-        for p in series.points:
-            table.add_row(series.what, f"{p.rows:,}", _digits(p.seconds), _digits(p.megabytes))
-    yield table
-    yield _goals(found, f"{found.seconds:.0f} s.")
-
-
-def _goals(report: Report | Scaling, caption: str) -> Table:
-    table = Table(
-        title=f"{escape(report.model)}\n{escape(report.machine)}\n{escape(report.versions)}\n{escape(report.settings)}",
-        title_justify="left",
-        caption=caption,
-        caption_justify="left",
-        box=MARKDOWN,
-    )
-    for name in ("what", "here", "compared with", "ratio", "pairs", "goal", "met"):
-        table.add_column(name, justify="right" if name in ("here", "ratio", "pairs") else "left")
-    for r in report.rows:
-        _add_row(table, r)
-    return table
-
-
-def _add_row(table: Table, r: Row) -> None:
-    against = "" if r.base is None else f"{_digits(r.base)} {r.unit} ({r.against})"
-    low, high = r.spread or (0.0, 0.0)
-    spread = "" if r.spread is None else f" ({low:.3f}–{high:.3f})"
-    table.add_row(
-        r.what,
-        f"{_digits(r.value)} {r.unit}" + (f" ({low:.3g}–{high:.3g})" if r.ratio is None and r.spread else ""),
-        against,
-        "" if r.ratio is None else f"{r.ratio:.3f}{spread}",
-        str(r.pairs),
-        r.goal,
-        "yes" if r.met else "no",
-    )
-
-
-def peers_table(peers: Sequence[Peer]) -> Table:
-    """What other tools take for the same work; ratios are to the first's figures."""
-    table = Table("tool", "load", "a vector a block", "tokens", "memory", "versions", box=MARKDOWN)
-    first = peers[0]
-
-    def cell(value: float | None, base: float | None, unit: str, here: bool) -> str:
-        if value is None:
-            return "–"
-        return f"{_digits(value)}{unit}" + ("" if here or not base else f" ({_digits(value / base)}×)")
-
-    for p in peers:
-        table.add_row(
-            p.name,
-            cell(p.load_seconds, first.load_seconds, " s", p is first),
-            cell(p.extract_seconds, first.extract_seconds, " s", p is first),
-            cell(p.tokens_per_second, first.tokens_per_second, "/s", p is first),
-            cell(p.megabytes, first.megabytes, " MB", p is first),
-            p.versions,
-        )
-    return table
-
-
-def _digits(value: float) -> str:
-    return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
-
-
 def side_by_side(rows: Sequence[tuple[str, Decision, str, str]], title: str) -> Table:
     """Queries with their decision, and unsteered and steered answers beside each other."""
     table = Table(title=title, title_justify="left", show_lines=True, expand=True)
@@ -368,53 +287,3 @@ def side_by_side(rows: Sequence[tuple[str, Decision, str, str]], title: str) -> 
             same,
         )
     return table
-
-
-def evaluation_tables(found: dict[str, Any]) -> Iterator[Table]:
-    """What `evaluate` measured: a table for each suite and file, a row for each pack."""
-    yield from map(_suite_table, _by_file(found["results"]))
-    if found["auroc"]:
-        table = Table(title="how well gates tell IR from general queries", title_justify="left")
-        for column in ("pack", "IR queries", "general queries", "AUROC"):
-            table.add_column(column)
-        for p in found["auroc"]:
-            table.add_row(escape(p["pack"]), str(p["ir"]), str(p["general"]), _interval(p["auroc"]))
-        yield table
-    if found["frontier"]:
-        table = Table(title="effect and drift as the strength grows", title_justify="left")
-        for column in ("task", "method", "strength", "effect", "drift (KL, nats a token)"):
-            table.add_column(column)
-        for p in found["frontier"]:
-            table.add_row(p["task"], p["method"], f"{p['strength']:g}", _interval(p["effect"]), _interval(p["drift"]))
-        yield table
-    if found["equal_drift"]:
-        table = Table(title="FineSteer less the best other method at equal drift", title_justify="left")
-        for column in ("task", "other", "gain in effect"):
-            table.add_column(column)
-        for p in found["equal_drift"]:
-            table.add_row(p["task"], p["other"], _interval(p["gain"]))
-        yield table
-
-
-def _by_file(results: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
-    files: dict[tuple[str, str], list[dict[str, Any]]] = {}
-    for r in results:
-        files.setdefault((r["suite"], r["file"]), []).append(r)
-    return list(files.values())
-
-
-def _suite_table(results: list[dict[str, Any]]) -> Table:
-    first = results[0]
-    table = Table(title=f"{first['suite']} on {escape(first['file'])}, {first['rows']} rows", title_justify="left")
-    table.add_column("pack")
-    names = list(first["figures"])
-    for name in names:
-        table.add_column(name.replace("_", " "))
-    for r in results:
-        label = escape(r["pack"]) + ("" if r["strength"] is None else f" λ {r['strength']:g}")
-        table.add_row(label, *[_interval(r["figures"][name]) for name in names])
-    return table
-
-
-def _interval(figure: dict[str, float]) -> str:
-    return f"{figure['mean']:.3f} [{figure['low']:.3f}, {figure['high']:.3f}]"

@@ -27,7 +27,7 @@ class Row:
         unit: of `value` and `base`, the medians of both sides.
         ratio: median of the pairs' ratios (value/base, or base/value where more is better), and spread: their quartiles.
         pairs: how many were measured.
-        goal: what is to be reached, as text, and met: whether it is.
+        goal: what is to be reached, as text, and met: whether it is; None where it is no goal of ours.
     """
 
     what: str
@@ -35,7 +35,7 @@ class Row:
     unit: str
     value: float
     goal: str
-    met: bool
+    met: bool | None
     base: float | None = None
     ratio: float | None = None
     spread: tuple[float, float] | None = None

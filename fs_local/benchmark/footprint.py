@@ -10,7 +10,7 @@ from pathlib import Path
 from fs_local.benchmark.child import run_python
 from fs_local.benchmark.figures import Row, quartiles
 from fs_local.benchmark.packs import N_EXPERTS, WIDE, held, steered_layer, wide
-from fs_local.benchmark.turns import alternate
+from fs_local.benchmark.turns import Budget, alternate
 from fs_local.pack.file import Pack
 
 
@@ -57,7 +57,7 @@ def sizes(base: Pack) -> Iterator[Row]:
 def start() -> Iterator[Row]:
     timed = "import time; began = time.perf_counter(); import fs_local; print(time.perf_counter() - began)"
     imports = [float(run_python(["-c", timed])) for _ in range(5)]
-    (helps,) = alternate([lambda: run_python(["-c", "import cli; cli.main()", "--help"])], 3.0, 5)
+    (helps,) = alternate([lambda: run_python(["-c", "import cli; cli.main()", "--help"])], Budget(3.0), 5)
     for what, seconds, limit in (("import fs_local", imports, 0.15), ("start of fs-local --help", helps, 0.5)):
         median = statistics.median(seconds)
         yield Row(what, "", "s", median, f"≤ {limit:g}", median <= limit, spread=quartiles(seconds), pairs=len(seconds))

@@ -8,7 +8,7 @@ from fs_local.benchmark.child import FitJob
 from fs_local.benchmark.figures import Row, no_less
 from fs_local.benchmark.packs import WIDE
 from fs_local.benchmark.stock import Stock
-from fs_local.benchmark.turns import alternate
+from fs_local.benchmark.turns import Budget, alternate
 from fs_local.capture import capture, query_request
 from fs_local.evaluation.runner import Decided, Runner
 from fs_local.examples import Query
@@ -29,7 +29,7 @@ _ANSWERS = (
 )
 
 
-def capturing(model: Model, seconds: float) -> Iterator[Row]:
+def capturing(model: Model, budget: Budget) -> Iterator[Row]:
     from fs_local.demo import demo_examples
 
     requests = [query_request(model, q) for q in demo_examples().general[:_CAPTURED]]
@@ -40,7 +40,7 @@ def capturing(model: Model, seconds: float) -> Iterator[Row]:
             for r in requests:
                 stock.prefill(r.prompt)
 
-        plain, ours = alternate([one_by_one, lambda: capture(model, requests, [layer])], seconds)
+        plain, ours = alternate([one_by_one, lambda: capture(model, requests, [layer])], budget)
     rates, plain_rates = ([len(requests) / t for t in taken] for taken in (ours, plain))
     what = f"capture {len(requests)} prompts at block {layer}"
     yield no_less(what, rates, plain_rates, 3.0, "prompts/s", "stock prefill, one by one")
@@ -55,7 +55,7 @@ def fitting() -> Iterator[Row]:
     yield Row("resident memory of that", "", "MB", peak, f"≤ {_FIT_MEGABYTES:g}", peak <= _FIT_MEGABYTES)
 
 
-def scoring(model: Model, seconds: float) -> Iterator[Row]:
+def scoring(model: Model, budget: Budget) -> Iterator[Row]:
     """All answers to one question in a batch that shares the question, against each evaluated behind it anew."""
     request = query_request(model, Query.of(_QUESTION), _ANSWERS)
     runner, unsteered = Runner(model), [Decided(0.0, {})]
@@ -65,7 +65,7 @@ def scoring(model: Model, seconds: float) -> Iterator[Row]:
                 lambda: [stock.score(request.prompt, a) for a in request.answers],
                 lambda: runner.scores([request], unsteered),
             ],
-            seconds,
+            budget,
         )
     rates, plain_rates = ([len(_ANSWERS) / t for t in taken] for taken in (together, one_by_one))
     yield no_less(

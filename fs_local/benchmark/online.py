@@ -6,6 +6,8 @@ import itertools
 import statistics
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +15,7 @@ import numpy as np
 from fs_local.benchmark.figures import Row, no_less, no_more, quartiles
 from fs_local.benchmark.packs import N_EXPERTS, N_RESIDUAL, WIDE, held, steered_layer, synthetic_arrays
 from fs_local.benchmark.stock import Stock
-from fs_local.benchmark.turns import Run, alternate
+from fs_local.benchmark.turns import Budget, Run, alternate
 from fs_local.generation import GenerationOptions, stream_answer
 from fs_local.pack.engine import NumpyEngine
 from fs_local.pack.file import Pack
@@ -23,7 +25,7 @@ from fs_local.steered_model import CONVERSATION, SteeredModel
 from fs_local.steering import Steering
 
 SHORT_PROMPT, LONG_PROMPT = 128, 1024
-_DECODED = 300
+_DECODED = 3000
 _MANY, _MANY_TOKENS = 8, 64
 
 
@@ -38,7 +40,7 @@ def _steered(model: Model, pack: Pack, n_ctx: int, n_ubatch: int = MICRO_BATCH) 
         yield context, Steering(model, [pack])
 
 
-def decoding(model: Model, base: Pack, seconds: float) -> Iterator[Row]:
+def decoding(model: Model, base: Pack, budget: Budget) -> Iterator[Row]:
     prompt, layer = _tokens(32), steered_layer(base)
     n_ctx = len(prompt) + _DECODED + 16
 
@@ -47,20 +49,25 @@ def decoding(model: Model, base: Pack, seconds: float) -> Iterator[Row]:
         return lambda: context.decode([7], start=next(position))
 
     with ExitStack() as stack:
-        stock = stack.enter_context(Stock(model, n_ctx))
-        stock.prefill(prompt)
-        runs: list[Run] = [lambda: stock.decode([7])]
+        runs: list[Run] = []
+        for _ in range(2):
+            stock = stack.enter_context(Stock(model, n_ctx))
+            stock.prefill(prompt)
+            runs.append(partial(stock.decode, [7]))
         for opened in (True, False):
             context, steering = stack.enter_context(_steered(model, held(base, opened, layer), n_ctx))
             stack.enter_context(steering.applied(context, steering.prefill(context, prompt)))
             runs.append(decoder(context))
         # the first tokens after a prompt or a new control vector make llama.cpp plan its graph anew
-        plain, opened_times, closed_times = alternate(runs, seconds, _DECODED, warm_up=4)
+        plain, again, opened_times, closed_times = alternate(runs, budget, _DECODED, warm_up=4)
     yield no_more("decode a token, gate open", opened_times, plain, 1.005)
     yield no_more("decode a token, gate closed", closed_times, plain, 1.003)
+    yield replace(
+        no_more("decode a token, stock once more", again, plain, 1), goal="1: what differs is noise", met=None
+    )
 
 
-def prefill(model: Model, base: Pack, seconds: float) -> Iterator[Row]:
+def prefill(model: Model, base: Pack, budget: Budget) -> Iterator[Row]:
     layer, n_layer = steered_layer(base), model.n_layer
     behind = min(max(layer + 1, round(n_layer * 2 / 3)), n_layer - 1)
 
@@ -77,7 +84,7 @@ def prefill(model: Model, base: Pack, seconds: float) -> Iterator[Row]:
                 )
                 runs.append(_prefiller(context, steering, tokens))
                 _prefiller(context, steering, tokens[:8])()
-            plain, *ours = alternate(runs, seconds)
+            plain, *ours = alternate(runs, budget)
         for (what, _, opened, limit), taken in zip(cases, ours, strict=True):
             yield no_more(f"prefill {n:,} tokens, {what}, gate {'open' if opened else 'closed'}", taken, plain, limit)
 
@@ -99,7 +106,7 @@ def _prefiller(context: Context, steering: Steering, tokens: Sequence[int]) -> R
     return run
 
 
-def first_token(model: Model, base: Pack, seconds: float) -> Iterator[Row]:
+def first_token(model: Model, base: Pack, budget: Budget) -> Iterator[Row]:
     tokens = _tokens(SHORT_PROMPT)
     n_ctx = len(tokens) + 64
     with (
@@ -117,7 +124,7 @@ def first_token(model: Model, base: Pack, seconds: float) -> Iterator[Row]:
             stock.prefill(tokens)
             stock.sample()
 
-        plain, ours = alternate([stock_first, first], seconds, warm_up=1)
+        plain, ours = alternate([stock_first, first], budget, warm_up=1)
     yield no_more(f"first token after {SHORT_PROMPT}, gate open", ours, plain, 1.03)
 
 
@@ -145,7 +152,7 @@ def second_turn(path: Path, base: Pack) -> Iterator[Row]:
 def decision() -> Iterator[Row]:
     engine = NumpyEngine(*synthetic_arrays(WIDE))
     state = np.random.default_rng(1).standard_normal(WIDE, dtype=np.float32)
-    (taken,) = alternate([lambda: engine(state, state)], 1.0, 2000, warm_up=20)
+    (taken,) = alternate([lambda: engine(state, state)], Budget(1.0), 2000, warm_up=20)
     micro = [t * 1e6 for t in taken]
     yield Row(
         f"decide, d = {WIDE}, K = {N_EXPERTS}, residual rank {N_RESIDUAL}",
@@ -159,7 +166,7 @@ def decision() -> Iterator[Row]:
     )
 
 
-def many(model: Model, base: Pack, seconds: float) -> Iterator[Row]:
+def many(model: Model, base: Pack, budget: Budget) -> Iterator[Row]:
     """`generate_many`, decisions included, against the same greedy loop of llama.cpp alone."""
     queries = [f"What is {i} plus {i}?" for i in range(11, 11 + _MANY)]
     with Context(model, n_ctx=512, n_seq=2) as context, Stock(model, 1024, n_seq=_MANY) as stock:
@@ -172,7 +179,7 @@ def many(model: Model, base: Pack, seconds: float) -> Iterator[Row]:
         def plain() -> None:
             tokens[1] = stock.generate(prompts, _MANY_TOKENS)
 
-        taken, taken_plain = alternate([ours, plain], seconds)
+        taken, taken_plain = alternate([ours, plain], budget)
     rates, plain_rates = [tokens[0] / t for t in taken], [tokens[1] / t for t in taken_plain]
     what, against = f"generate_many, {_MANY} at once, gates open", f"stock batch of {_MANY}, unsteered"
     yield no_less(what, rates, plain_rates, 0.95, "tokens/s", against)

@@ -9,6 +9,7 @@ from pathlib import Path
 from fs_local.benchmark import footprint, offline, online
 from fs_local.benchmark.figures import Progress, Report, Row, machine, versions
 from fs_local.benchmark.packs import steered_layer, synthetic_pack
+from fs_local.benchmark.turns import Budget
 from fs_local.model_files import resolve_model
 from fs_local.pack.file import Pack
 from fs_local.runtime.context import MICRO_BATCH, default_threads
@@ -16,22 +17,21 @@ from fs_local.runtime.model import Model
 from fs_local.runtime.node_filter import native_address
 from fs_local.steering import Steering
 
-DEFAULT_SECONDS = 5.0
-
 
 def bench(
-    model: str, pack: Path | None = None, seconds: float = DEFAULT_SECONDS, progress: Progress | None = None
+    model: str, pack: Path | None = None, budget: Budget | None = None, progress: Progress | None = None
 ) -> Report:
     """Measures everything; under two minutes with a small model.
 
     Args:
-        seconds: for each comparison, of at most 15 pairs (300 of single tokens) and at least 2.
+        budget: for each comparison, of at most 15 pairs (3,000 of single tokens) unless it asks for more.
         pack: whose experts and layer are used, behind a gate that is held open or closed; None for a synthetic one of the model's shape.
 
     Raises:
         ModelError, PackError: as `SteeredModel.load`.
     """
     began = time.perf_counter()
+    budget = budget or Budget()
     report = progress or (lambda _what, _done, _total: None)
     path = resolve_model(model)
     rows: list[Row] = []
@@ -39,15 +39,15 @@ def bench(
         base = synthetic_pack(loaded) if pack is None else Pack.load(pack)
         Steering(loaded, [base])  # checks that it is for this model
         stages: list[tuple[str, Callable[[], Iterator[Row]]]] = [
-            ("decoding", lambda: online.decoding(loaded, base, seconds)),
-            ("prefill", lambda: online.prefill(loaded, base, seconds)),
-            ("first token", lambda: online.first_token(loaded, base, seconds)),
-            ("many at once", lambda: online.many(loaded, base, seconds)),
+            ("decoding", lambda: online.decoding(loaded, base, budget)),
+            ("prefill", lambda: online.prefill(loaded, base, budget)),
+            ("first token", lambda: online.first_token(loaded, base, budget)),
+            ("many at once", lambda: online.many(loaded, base, budget)),
             ("decision", online.decision),
             ("conversation", lambda: online.second_turn(path, base)),
-            ("capture", lambda: offline.capturing(loaded, seconds)),
+            ("capture", lambda: offline.capturing(loaded, budget)),
             ("fit", offline.fitting),
-            ("scores", lambda: offline.scoring(loaded, seconds)),
+            ("scores", lambda: offline.scoring(loaded, budget)),
             ("memory", lambda: footprint.memory(path, base)),
             ("sizes", lambda: footprint.sizes(base)),
             ("start", footprint.start),

@@ -4,21 +4,27 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 Run = Callable[[], object]
-LEAST, MOST = 2, 15
-"""Turns, where seconds allow no more, and where they do."""
+MOST = 15
+"""Turns, where seconds allow them."""
 
 
-def alternate(runs: Sequence[Run], seconds: float, most: int = MOST, warm_up: int = 0) -> list[list[float]]:
-    """Seconds that each of some runs took, in turns that each begin with another one; the first turns don't count.
+@dataclass(frozen=True)
+class Budget:
+    """For each comparison: it ends once these seconds are over and there are so many pairs at least, or at its most pairs before."""
 
-    Ends after `most` turns, or before, once `seconds` are over and there are `LEAST`.
-    """
+    seconds: float = 5.0
+    pairs: int = 2
+
+
+def alternate(runs: Sequence[Run], budget: Budget, most: int = MOST, warm_up: int = 0) -> list[list[float]]:
+    """Seconds that each of some runs took, in turns that each begin with another one; the first turns don't count."""
     taken: list[list[float]] = [[] for _ in runs]
-    ends = time.perf_counter() + seconds
-    for turn in range(warm_up + most):
-        if turn >= warm_up + LEAST and time.perf_counter() > ends:
+    ends = time.perf_counter() + budget.seconds
+    for turn in range(warm_up + max(most, budget.pairs)):
+        if turn >= warm_up + budget.pairs and time.perf_counter() > ends:
             break
         for first in range(len(runs)):
             i = (first + turn) % len(runs)

@@ -28,7 +28,7 @@ def gated(
     """The pack's vectors behind a gate that is fitted here, in place of its own.
 
     Args:
-        pack: what steers; a control vector is one too (`converters.formats.read_pack`).
+        pack: what steers; a control vector is one too (`converters.conversion.read_pack`).
         examples: IR queries, and general queries where there are any; pairs are not needed.
         options: of which name, gate, gate_layer, tail, budget, strength (None: the pack's own) and seed are used.
         store: where captures are kept, so that a stopped fit goes on where it was.

@@ -13,8 +13,9 @@ import pytest
 
 from fs_local.benchmark import peers as module
 from fs_local.benchmark.peers import Peer, bench_peers
+from fs_local.benchmark.tables import peers_table
 from fs_local.errors import FsLocalError
-from fs_local.terminal import out, peers_table
+from fs_local.terminal import out
 
 
 @pytest.mark.slow

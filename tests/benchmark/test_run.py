@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from fs_local.benchmark import bench, footprint, offline, online, packs, run
+from fs_local.benchmark.tables import bench_table
+from fs_local.benchmark.turns import Budget
 from fs_local.errors import PackError
-from fs_local.terminal import bench_table
 from tests.packs import random_pack
 
 
@@ -24,11 +25,11 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("quick")
 def test_every_figure_is_there(fitted_path: Path) -> None:
     said: list[str] = []
-    report = bench("smollm2", fitted_path, 0.0, lambda what, _done, _total: said.append(what))
+    report = bench("smollm2", fitted_path, Budget(0.0), lambda what, _done, _total: said.append(what))
     assert len(said) == 13
     whats = [r.what for r in report.rows]
     for part in (
-        "decode a token, gate open", "decode a token, gate closed", "prefill 12 tokens, one pass, gate open",
+        "decode a token, gate open", "decode a token, gate closed", "decode a token, stock once more", "prefill 12 tokens, one pass, gate open",
         "prefill 12 tokens, one pass, gate closed", "prefill 12 tokens, gate behind, at block 20, gate open",
         "prefill 12 tokens, gate behind, at block 20, gate closed", "prefill 16 tokens, one pass, gate open",
         "prefill 16 tokens, gate behind, at block 20, gate open", "prefill 16 tokens, in micro-batches of 512, gate open", "first token after 12, gate open",
@@ -38,7 +39,7 @@ def test_every_figure_is_there(fitted_path: Path) -> None:
         "pack, d = 64, K = 10", "import fs_local", "start of fs-local --help",
     ):  # fmt: skip
         assert part in whats
-    assert len(set(whats)) == len(whats) == 24
+    assert len(set(whats)) == len(whats) == 25
     second = [r for r in report.rows if r.what.startswith("second turn")]
     assert [r.ratio for r in second] == [1.0, 1.0]
     assert "pack refusal" in report.settings
@@ -49,4 +50,4 @@ def test_every_figure_is_there(fitted_path: Path) -> None:
 def test_a_pack_for_another_model_is_refused(tmp_path: Path) -> None:
     random_pack().save(tmp_path / "other.fspack")
     with pytest.raises(PackError, match="fit a pack for this model"):
-        run.bench("smollm2", tmp_path / "other.fspack", 0.0)
+        run.bench("smollm2", tmp_path / "other.fspack", Budget(0.0))

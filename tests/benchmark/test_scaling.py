@@ -11,11 +11,11 @@ import pytest
 from fs_local.benchmark import child, offline, scaling
 from fs_local.benchmark.child import CaptureJob, FitJob
 from fs_local.benchmark.scaling import Point, Series, judged, measure_scaling
+from fs_local.benchmark.tables import scaling_tables
 from fs_local.errors import FsLocalError
 from fs_local.method import gates, rows, subspace
 from fs_local.model_files import resolve_model
 from fs_local.report import write_report
-from fs_local.terminal import scaling_tables
 
 
 def test_memory_of_a_fit_does_not_grow_with_its_states(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from converters.alphasteer import TOLERANCE, low_rank
-from converters.formats import convert, recognize
+from converters.conversion import convert
+from converters.formats import recognize
 from fs_local.errors import DataError
 from fs_local.pack.file import Pack
 from tests.converters.files import BLOCKS, WIDTH, write_model, write_npz, write_tensors

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from converters.cast import Comparator, Condition
-from converters.formats import convert
+from converters.conversion import convert
 from fs_local.errors import DataError
 from fs_local.pack.file import Pack
 from tests.converters.files import WIDTH, directions, write_control_vector, write_model, write_svec

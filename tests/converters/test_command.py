@@ -52,7 +52,8 @@ def test_inspect_takes_vectors_too(vector: Path) -> None:
     for said in ("control vector of llama.cpp", "after blocks 0, 3", "method diffmean", "2 metadata keys"):
         assert said in " ".join(done.output.split())
     done = CliRunner().invoke(cli.app, ["inspect", str(vector), "--json"])
-    assert ["width", "64"] in json.loads(done.output)["facts"]
+    about = json.loads(done.output)
+    assert (about["format"], about["width"], about["layers"], about["gate"]) == ("gguf", 64, [0, 3], "open")
 
 
 def test_a_condition_makes_a_cast_pack(run: Run, tmp_path: Path) -> None:

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from converters.formats import convert, recognize
+from converters.conversion import convert
+from converters.formats import recognize
 from fs_local.errors import DataError
 from fs_local.pack.file import Pack
 from tests.converters.files import bfloat16, mose_state, write_model, write_npz, write_tensors

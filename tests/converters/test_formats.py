@@ -12,7 +12,8 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from converters import gguf_vector, npz, safetensors_file, svec
-from converters.formats import FORMATS, convert, recognize
+from converters.conversion import convert
+from converters.formats import FORMATS, recognize
 from converters.vectors import checked_vectors, constant_part
 from fs_local.errors import DataError, FsLocalError
 from fs_local.pack.file import Pack

@@ -12,7 +12,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from converters.formats import FORMATS, convert, recognize
+from converters.conversion import convert
+from converters.formats import FORMATS, recognize
 from converters.parts import Parts
 from converters.vectors import Vectors
 from fs_local.errors import FsLocalError

@@ -8,7 +8,7 @@ import gguf
 import numpy as np
 import pytest
 
-from converters.formats import convert
+from converters.conversion import convert
 from fs_local.errors import DataError, PackError
 from fs_local.examples import Query
 from fs_local.model_files import resolve_model

@@ -9,7 +9,7 @@ import onnx
 import onnxruntime
 import pytest
 
-from converters.formats import convert
+from converters.conversion import convert
 from fs_local.errors import PackError
 from fs_local.pack.file import Pack
 from tests.packs import random_pack

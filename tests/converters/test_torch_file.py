@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from converters.formats import convert
+from converters.conversion import convert
 from converters.torch_file import open_torch
 from fs_local.errors import DataError
 from fs_local.pack.file import Pack

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from converters.formats import read_pack
+from converters.conversion import read_pack
 from fs_local.demo import DATA
 from fs_local.errors import DataError, FitError, PackError
 from fs_local.examples import DataFile, Query, read_queries

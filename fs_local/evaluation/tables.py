@@ -1,0 +1,59 @@
+"""An evaluation as tables for a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from rich.markup import escape
+from rich.table import Table
+
+
+def evaluation_tables(found: dict[str, Any]) -> Iterator[Table]:
+    """What `evaluate` measured: a table for each suite and file, a row for each pack."""
+    yield from map(_suite_table, _by_file(found["results"]))
+    if found["auroc"]:
+        table = Table(title="how well gates tell IR from general queries", title_justify="left")
+        for column in ("pack", "IR queries", "general queries", "AUROC"):
+            table.add_column(column)
+        for p in found["auroc"]:
+            table.add_row(escape(p["pack"]), str(p["ir"]), str(p["general"]), _interval(p["auroc"]))
+        yield table
+    if found["frontier"]:
+        table = Table(title="effect and drift as the strength grows", title_justify="left")
+        for column in ("task", "method", "strength", "effect", "drift (KL, nats a token)"):
+            table.add_column(column)
+        for p in found["frontier"]:
+            table.add_row(p["task"], p["method"], f"{p['strength']:g}", _interval(p["effect"]), _interval(p["drift"]))
+        yield table
+    if found["equal_drift"]:
+        table = Table(title="FineSteer less the best other method at equal drift", title_justify="left")
+        for column in ("task", "other", "gain in effect"):
+            table.add_column(column)
+        for p in found["equal_drift"]:
+            table.add_row(p["task"], p["other"], _interval(p["gain"]))
+        yield table
+
+
+def _by_file(results: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
+    files: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for r in results:
+        files.setdefault((r["suite"], r["file"]), []).append(r)
+    return list(files.values())
+
+
+def _suite_table(results: list[dict[str, Any]]) -> Table:
+    first = results[0]
+    table = Table(title=f"{first['suite']} on {escape(first['file'])}, {first['rows']} rows", title_justify="left")
+    table.add_column("pack")
+    names = list(first["figures"])
+    for name in names:
+        table.add_column(name.replace("_", " "))
+    for r in results:
+        label = escape(r["pack"]) + ("" if r["strength"] is None else f" λ {r['strength']:g}")
+        table.add_row(label, *[_interval(r["figures"][name]) for name in names])
+    return table
+
+
+def _interval(figure: dict[str, float]) -> str:
+    return f"{figure['mean']:.3f} [{figure['low']:.3f}, {figure['high']:.3f}]"
