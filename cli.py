@@ -64,19 +64,16 @@ def demo(
 
     Example: fs-local demo
     """
-    from fs_local.demo import fit_demo_pack, show_unseen
-    from fs_local.refusals import is_refusal
+    from dataclasses import asdict
+
+    from fs_local.demo import Counts, fit_demo_pack, show_unseen
     from fs_local.terminal import decision_json, escape, out, pack_summary, side_by_side, stages
 
     with stages() as progress:
         pack = fit_demo_pack(model, progress)
         pack.save(output)
         shown = list(show_unseen(model, pack, progress))
-    refused = {
-        k: [sum(is_refusal(getattr(s, k)) for s in shown if s.kind == kind) for kind in ("IR", "general")]
-        for k in ("unsteered", "steered")
-    }
-    closed = sum(not s.decision.is_open for s in shown if s.kind == "general")
+    counts = Counts.of(shown)
     if as_json:
         rows = [
             {
@@ -91,8 +88,7 @@ def demo(
         _print_json(
             {
                 "pack": str(output),
-                "refused_ir": {k: v[0] for k, v in refused.items()},
-                "general_closed": closed,
+                **asdict(counts),
                 "answers": rows,
             }
         )
@@ -102,11 +98,10 @@ def demo(
         out.print(
             side_by_side([(s.query.text, s.decision, s.unsteered, s.steered) for s in shown if s.kind == kind], title)
         )
-    n = len([s for s in shown if s.kind == "IR"])
     out.print(
-        f"Refused, of {n} unseen IR queries: {refused['unsteered'][0]} unsteered, {refused['steered'][0]} steered."
+        f"Refused, of {counts.ir} unseen IR queries: {counts.refused_unsteered} unsteered, {counts.refused_steered} steered."
     )
-    out.print(f"Gate closed, of {len(shown) - n} unseen general queries: {closed}.")
+    out.print(f"Gate closed, of {counts.general} unseen general queries: {counts.general_closed}.")
     out.print(
         f"The pack is {escape(str(output))}. Go on with: [bold]fs-local chat {escape(model)} --pack {escape(str(output))}[/]"
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.resources
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from fs_local.fitting import Examples, FitOptions, fit
 from fs_local.generation import GenerationOptions
 from fs_local.model_files import resolve_model
 from fs_local.pack.file import Pack
+from fs_local.refusals import is_refusal
 from fs_local.runtime.model import Model
 from fs_local.steered_model import SteeredModel
 from fs_local.steering import Decision
@@ -29,6 +30,28 @@ class Shown:
     decision: Decision
     unsteered: str
     steered: str
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What the demo comes to: refusals among the unseen IR queries, and general queries whose gate stayed closed."""
+
+    ir: int
+    refused_unsteered: int
+    refused_steered: int
+    general: int
+    general_closed: int
+
+    @classmethod
+    def of(cls, shown: Sequence[Shown]) -> Counts:
+        ir, general = ([s for s in shown if s.kind == kind] for kind in ("IR", "general"))
+        return cls(
+            len(ir),
+            sum(is_refusal(s.unsteered) for s in ir),
+            sum(is_refusal(s.steered) for s in ir),
+            len(general),
+            sum(not s.decision.is_open for s in general),
+        )
 
 
 def demo_examples() -> Examples:
