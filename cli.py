@@ -211,7 +211,7 @@ def fit(
     if report is not None:
         write_report(report, {**fitted.record, "summary": summary_rows(fitted.pack, size)})
     if as_json:
-        _print_json({"pack": str(output), "bytes": size, **fitted.pack.manifest.model_dump()})
+        _print_json({"pack": str(output), "bytes": size, "notes": fitted.notes, **fitted.pack.manifest.model_dump()})
     else:
         out.print(pack_summary(fitted.pack, size))
 

@@ -75,7 +75,7 @@ def fit(
     else:
         when = _when_given(model, given, options, how.layers[0], report)
     files = {**(examples.files or {}), **(given.files if given is not None else {})}
-    return _fitted(identity(model), how, when, examples.pairs, files, options)
+    return replace(_fitted(identity(model), how, when, examples.pairs, files, options), notes=_notes(how))
 
 
 def fit_untried(
@@ -157,6 +157,25 @@ def _fitted(
     )
     pack = Pack.of(manifest, when.gate, how.experts)
     return Fitted(pack, _record(pack, how, when, pairs))
+
+
+def _notes(how: How) -> tuple[str, ...]:
+    """What a person should know of the setting that was chosen, where it is no good one."""
+    trial, unsteered = how.chosen, how.unsteered_effect
+    if trial is None or unsteered is None:
+        return ()
+    notes = []
+    if not trial.within_budget:
+        notes.append(
+            f"no setting that was tried is within the fluency budget; the least harmful is taken (perplexity ×{trial.perplexity_ratio:.2f}, "
+            f"{trial.repeated:.0%} repeated words): read its answers, and use it with a smaller --strength"
+        )
+    if trial.effect <= unsteered:
+        notes.append(
+            f"steering gains nothing on {trial.pairs} held-out pairs ({trial.effect:.0%}, unsteered {unsteered:.0%}); give more pairs, or "
+            "pairs whose answers differ more clearly"
+        )
+    return tuple(notes)
 
 
 def _record(pack: Pack, how: How, when: When, pairs: Sequence[Pair]) -> dict[str, Any]:

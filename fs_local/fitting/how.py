@@ -40,7 +40,7 @@ class How:
     Attributes:
         mixture: FineSteer's estimator; None for the other methods.
         differences: δ of the training pairs at the steered layers, (n, layers × d). train: their rows among the pairs.
-        effect_kind, unsteered_effect, trials: None and empty where nothing was tried.
+        effect_kind, unsteered_effect, chosen, trials: None and empty where nothing was tried; chosen is the trial of this setting.
     """
 
     layers: tuple[int, ...]
@@ -51,6 +51,7 @@ class How:
     differences: Rows
     effect_kind: EffectKind | None = None
     unsteered_effect: float | None = None
+    chosen: Trial | None = None
     trials: Sequence[Trial] = ()
 
 
@@ -158,6 +159,7 @@ class _Search:
             self._states.differences_at(at)[self._train],
             trials.kind,
             trials.unsteered,
+            chosen,
             [t for t, _ in self._found],
         )
 

@@ -90,3 +90,10 @@ def test_what_can_not_be_fitted_says_so(
     change = {k: few_examples.general[:1] if v == "one" else v for k, v in change.items()}
     with pytest.raises(error, match=message):
         fit(smollm2, dataclasses.replace(few_examples, **change), FitOptions(**options))
+
+
+def test_a_setting_that_is_no_good_one_is_noted(smollm2: Model, few_examples: Examples) -> None:
+    few = Examples(few_examples.pairs[:20])
+    notes = fit(smollm2, few, FitOptions(layers=(9,), strength=30.0, residual_rank=0, gate="open")).notes
+    assert any("fluency budget" in note for note in notes)
+    assert any("gains nothing" in note for note in notes)
