@@ -69,6 +69,7 @@ def demo(
     from fs_local.demo import Counts, fit_demo_pack, show_unseen
     from fs_local.terminal import decision_json, escape, out, pack_summary, side_by_side, stages
 
+    _check_folders(output)
     with stages() as progress:
         pack = fit_demo_pack(model, progress)
         pack.save(output)
@@ -202,7 +203,7 @@ def fit(
         with loading() as progress:
             loaded = Model.load(path, gpu_layers=gpu_layers, progress=progress)
         with loaded, stages() as told:
-            store = Store.for_model(loaded.fingerprint, loaded.quantization)
+            store = Store.for_model(loaded.build)
             fitted = fit_pack(loaded, examples, options, told, store, given)
     for note in fitted.notes:
         err.print(f"note: {note}", style="yellow", markup=False)
@@ -246,8 +247,9 @@ def gate(
     from fs_local.fitting.files import read_gate_examples
     from fs_local.model_files import resolve_model
     from fs_local.runtime.model import Model
+    from fs_local.steering import check_model
     from fs_local.store import Store
-    from fs_local.terminal import loading, out, pack_summary, stages
+    from fs_local.terminal import err, loading, out, pack_summary, stages
 
     options = FitOptions(
         name=output.stem,
@@ -263,7 +265,10 @@ def gate(
     with loading() as progress:
         loaded = Model.load(path, gpu_layers=gpu_layers, progress=progress)
     with loaded, stages() as told:
-        pack = gated(loaded, pack, examples, options, told, Store.for_model(loaded.fingerprint, loaded.quantization))
+        note = check_model(pack, loaded)
+        pack = gated(loaded, pack, examples, options, told, Store.for_model(loaded.build))
+    if note:
+        err.print(f"note: {note}", style="yellow", markup=False)
     pack.save(output)
     size = output.stat().st_size
     if as_json:
@@ -307,7 +312,7 @@ def evaluate(
     from fs_local.report import write_report
     from fs_local.runtime.model import Model
     from fs_local.store import Store
-    from fs_local.terminal import loading, out, stages
+    from fs_local.terminal import err, loading, out, stages
 
     _check_folders(report)
     files = read_files(_choice("--suite", suite, (*SUITES, "compare")), data, limit)
@@ -315,8 +320,10 @@ def evaluate(
     with loading() as progress:
         loaded = Model.load(resolve_model(model), gpu_layers=gpu_layers, progress=progress)
     with loaded, stages() as told:
-        store = Store.for_model(loaded.fingerprint, loaded.quantization)
+        store = Store.for_model(loaded.build)
         found = evaluate_packs(loaded, packs, files, compare=suite == "compare", store=store, progress=told)
+    for note in found["notes"]:
+        err.print(f"note: {note}", style="yellow", markup=False)
     if report is not None:
         write_report(report, evaluation=found)
     if as_json:
@@ -357,7 +364,7 @@ def generate(
     from fs_local.runtime.template import Message
     from fs_local.terminal import decision_json, decision_line, err, timings_json
 
-    text = sys.stdin.read().rstrip("\n") if prompt in (None, "-") else prompt
+    text = _standard_input() if prompt in (None, "-") else prompt
     if not text or not text.strip():
         raise FsLocalError("the query is empty; give it as an argument or on standard input")
     messages = ([Message(role="system", content=system)] if system else []) + [Message(role="user", content=text)]
@@ -603,6 +610,8 @@ def bench(
     Example with repeng (pip install repeng accelerate psutil): fs-local bench smollm2 --peers ~/repeng/bin/python
     """
     if peers is not None:
+        if pack is not None or scaling or report is not None:
+            raise typer.BadParameter("--peers takes no --pack, --scaling or --report")
         _bench_peers(model, peers, as_json)
         return
     from fs_local.benchmark import bench as measure
@@ -650,6 +659,15 @@ def _bench_peers(model: str, repeng_python: Path, as_json: bool) -> None:
         _print_json({"peers": [asdict(p) for p in found]})
     else:
         out.print(peers_table(found))
+
+
+def _standard_input() -> str:
+    from fs_local.errors import DataError
+
+    try:
+        return sys.stdin.read().rstrip("\n")
+    except UnicodeDecodeError as error:
+        raise DataError("standard input is not UTF-8 text; convert it, for example with iconv") from error
 
 
 def _check_folders(*paths: Path | None) -> None:

@@ -14,7 +14,7 @@ from converters.layers import parse_layers
 from converters.onnx_file import Dtype
 from converters.parts import Parts, as_pack, check_fits, parts_of
 from converters.vectors import Vectors, model_identity
-from fs_local.errors import DataError, PackError
+from fs_local.errors import DataError
 from fs_local.model_files import resolve_model
 from fs_local.pack.archive import replace_file
 from fs_local.pack.file import Pack
@@ -130,9 +130,5 @@ def _check_model(content: Content, identity: ModelIdentity, source: Path) -> Non
         check_fits(parts_of(content, source), identity)
     elif isinstance(content, Parts):
         check_fits(content, identity)
-    elif content.manifest.model.fingerprint != identity.fingerprint:
-        fitted = content.manifest.model
-        raise PackError(
-            f"pack {content.manifest.name} was fitted for {fitted.name} (fingerprint {fitted.fingerprint}), "
-            f"and the model is {identity.name} (fingerprint {identity.fingerprint})"
-        )
+    else:
+        content.check_model(identity)

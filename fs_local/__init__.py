@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from fs_local.pack.file import Pack
     from fs_local.runtime.model import Model
     from fs_local.runtime.sampling import SamplingOptions
-    from fs_local.steered_model import Completion, SteeredModel
+    from fs_local.steered_model import Completion, ManyCompletion, SteeredModel
     from fs_local.steering import Decision
 
 _HOMES = {
@@ -35,6 +35,7 @@ _HOMES = {
     "FitOptions": "fs_local.fitting",
     "FsLocalError": "fs_local.errors",
     "GenerationOptions": "fs_local.generation",
+    "ManyCompletion": "fs_local.steered_model",
     "Model": "fs_local.runtime.model",
     "Pack": "fs_local.pack.file",
     "Pair": "fs_local.examples",
@@ -56,6 +57,7 @@ __all__ = [
     "FitOptions",
     "FsLocalError",
     "GenerationOptions",
+    "ManyCompletion",
     "Model",
     "ModelError",
     "Pack",

@@ -54,33 +54,22 @@ class Batch:
         prompt_too: whether additions go to every position, or only from the last token of the prompt on.
     """
 
-    def __init__(self, model: Model, cells: int, prompt_too: bool = True) -> None:
-        self._context = Context(model, n_ctx=max(cells, MICRO_BATCH), n_seq=_SCORED_SEQUENCES)
+    def __init__(self, model: Model, cells: int, prompt_too: bool = True, n_threads: int | None = None) -> None:
+        self._context = Context(model, n_ctx=max(cells, MICRO_BATCH), n_seq=_SCORED_SEQUENCES, n_threads=n_threads)
         self._prompt_too = prompt_too
 
     @classmethod
     def for_requests(
-        cls, model: Model, requests: Sequence[Request], max_tokens: int = 0, prompt_too: bool = True
+        cls,
+        model: Model,
+        requests: Sequence[Request],
+        max_tokens: int = 0,
+        prompt_too: bool = True,
+        n_threads: int | None = None,
     ) -> Batch:
-        """A batch that has room for `MAX_SEQUENCES` of these at once, with answers of up to `max_tokens`.
-
-        Raises:
-            DataError: one is longer than the model's context.
-        """
-        sizes = []
-        for i, r in enumerate(requests):
-            longest = max(max_tokens, *(len(a) for a in r.answers), 0)
-            if (n := len(r.prompt) + longest) > model.n_ctx_train:
-                raise DataError(
-                    f"row {i + 1} has {n} tokens, more than the model's context of {model.n_ctx_train}; shorten it"
-                )
-            if len(r.answers) > _SCORED_SEQUENCES:
-                raise DataError(
-                    f"row {i + 1} has {len(r.answers)} answers; at most {_SCORED_SEQUENCES} can be scored together"
-                )
-            sizes.append(max(len(r.prompt) + longest, _cells(r)))
-        sizes.sort()
-        return cls(model, sum(sizes[-MAX_SEQUENCES:]) + 1, prompt_too)
+        """A batch that has room for `MAX_SEQUENCES` of these at once, with answers of up to `max_tokens`; `check_lengths` comes before."""
+        sizes = sorted(max(min(len(r.prompt) + max_tokens, model.n_ctx_train), _cells(r)) for r in requests)
+        return cls(model, sum(sizes[-MAX_SEQUENCES:]) + 1, prompt_too, n_threads)
 
     def close(self) -> None:
         self._context.close()
@@ -97,6 +86,8 @@ class Batch:
         self, prompts: Sequence[list[int]], additions: Sequence[Additions] | None, max_tokens: int, scored: bool = True
     ) -> list[tuple[list[int], list[float]]]:
         """Greedy answers to at most `MAX_SEQUENCES` prompts: their tokens, and the log-probability (nats) each was drawn with.
+
+        An answer also ends where the model's context does.
 
         Args:
             additions: one for each prompt; None for none.
@@ -115,7 +106,12 @@ class Batch:
                 token = int(np.argmax(logits))
                 drawn[rows.steered_by[row]] = token, log_probability(logits, token) if scored else 0.0
             rows = _Rows()
-            running = [seq for seq in running if not context.model.ends_generation(drawn[seq][0])]
+            running = [
+                seq
+                for seq in running
+                if not context.model.ends_generation(drawn[seq][0])
+                and len(prompts[seq]) + len(answers[seq][0]) < context.model.n_ctx_train
+            ]
             for seq in running:
                 (token, value), (tokens, values) = drawn[seq], answers[seq]
                 tokens.append(token)
@@ -189,6 +185,24 @@ class Batch:
             for i, output in enumerate(rows.outputs[part]):
                 if output:
                     yield first + i, self._context.logits(i)
+
+
+def check_lengths(model: Model, requests: Sequence[Request]) -> None:
+    """Refuses what can't be evaluated, before anything long begins.
+
+    Raises:
+        DataError: a request that is longer than the model's context, or has too many answers; by its row, from 1.
+    """
+    for row, r in enumerate(requests, start=1):
+        longest = len(r.prompt) + max((len(a) for a in r.answers), default=0)
+        if longest > model.n_ctx_train:
+            raise DataError(
+                f"row {row} has {longest} tokens, more than the model's context of {model.n_ctx_train}; shorten it"
+            )
+        if len(r.answers) > _SCORED_SEQUENCES:
+            raise DataError(
+                f"row {row} has {len(r.answers)} answers; at most {_SCORED_SEQUENCES} can be scored together"
+            )
 
 
 def log_probability(logits: F32, token: int) -> float:

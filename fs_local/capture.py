@@ -19,7 +19,6 @@ from fs_local.errors import DataError, FitError, ModelError
 from fs_local.examples import Query
 from fs_local.resume import Captures, ResumeFile, Span
 from fs_local.runtime.context import F32, MICRO_BATCH, Context, Hook, LayerStates
-from fs_local.runtime.library import llama
 from fs_local.runtime.model import Model
 
 MAX_SEQUENCES = 64
@@ -170,10 +169,9 @@ def _rows(
         for tokens in (r.prompt, *r.answers, ()):  # the empty one ends a request
             digest.update(np.array([len(tokens), *tokens], dtype="<i4").tobytes())
     digest.update(np.array(batches, dtype="<i4").tobytes())
-    build = f"{model.fingerprint} {model.quantization} {model.path.stat().st_size} {llama().llama_version().decode()}"
     return ResumeFile(
         store,
-        Captures(build, layers, len(requests), digest.hexdigest(), len(batches), len(layers) * model.width),
+        Captures(model.build, layers, len(requests), digest.hexdigest(), len(batches), len(layers) * model.width),
         spans,
     )
 

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -16,6 +14,7 @@ from rich.table import Table
 from fs_local.conversation import Conversation
 from fs_local.errors import FsLocalError
 from fs_local.generation import GenerationOptions, Piece
+from fs_local.pack.archive import replace_file
 from fs_local.steered_model import SteeredModel
 from fs_local.terminal import decision_json, decision_line, explain, out
 
@@ -46,8 +45,6 @@ class Chat:
         out.print(
             f"[bold]{escape(self._model.model.name)}[/] with {escape(packs)}. /help lists commands, Ctrl-C stops an answer, Ctrl-D leaves."
         )
-        for note in self._model.notes:
-            out.print(f"[yellow]note:[/] {escape(note)}")
         read = _line_reader()
         while True:
             try:
@@ -149,13 +146,7 @@ class Chat:
             "messages": self._conversation.messages,
             "last_decisions": [decision_json(d) for d in self._conversation.decisions],
         }
-        try:
-            handle, beside = tempfile.mkstemp(dir=path.parent, prefix=".fs-local-")
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                json.dump(record, file, indent=1, ensure_ascii=False)
-            os.replace(beside, path)
-        except OSError as error:
-            raise FsLocalError(f"{path} can't be written: {error.strerror}") from error
+        replace_file(path, json.dumps(record, indent=1, ensure_ascii=False).encode("utf-8", "backslashreplace"))
         out.print(f"saved to {escape(str(path))}")
 
 

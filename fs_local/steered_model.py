@@ -14,7 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from fs_local.batch import MAX_SEQUENCES, Batch
+from fs_local.batch import MAX_SEQUENCES, Batch, check_lengths
 from fs_local.capture import Request, shared_prefix
 from fs_local.errors import FsLocalError, PackError
 from fs_local.examples import Query
@@ -155,23 +155,28 @@ class SteeredModel:
         Each query gets the decisions that it would get alone, bit for bit.
 
         Raises:
-            DataError: a query that is longer than the model's context.
+            DataError: a query that is longer than the model's own context.
+            ContextFullError: one that is longer than this context (`n_ctx`), where its decisions are made.
+            FsLocalError: `max_tokens` below 1.
         """
+        GenerationOptions(max_tokens)
         if not queries:
             return []
         requests = [Request(self.tokens(q)) for q in queries]
+        check_lengths(self._model, requests)
         prompts = [r.prompt for r in requests]
         with self.evaluating():
             decided = self._steering.decide_many(self._context, prompts, shared=shared_prefix(prompts), seq=SCRATCH)
         additions = [added_by_layer(d) for d in decided]
-        prompt_too = not self.packs or self.packs[0].manifest.steer.scope == "all"
         order = sorted(
             range(len(requests)), key=lambda i: len(requests[i].prompt)
         )  # alike in length: little to wait for
         done: dict[int, ManyCompletion] = {}
         for first in range(0, len(order), MAX_SEQUENCES):
             rows = order[first : first + MAX_SEQUENCES]
-            with Batch.for_requests(self._model, [requests[i] for i in rows], max_tokens, prompt_too) as batch:
+            with Batch.for_requests(
+                self._model, [requests[i] for i in rows], max_tokens, self._steering.prompt_too, self._context.n_threads
+            ) as batch:
                 answers = batch.generate(
                     [requests[i].prompt for i in rows], [additions[i] for i in rows], max_tokens, scored=False
                 )

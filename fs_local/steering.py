@@ -24,6 +24,9 @@ from fs_local.pack.manifest import ModelIdentity
 from fs_local.runtime.context import Context, LayerStates
 from fs_local.runtime.model import Model
 
+SAME_SUMS_BELOW = 64
+"""Tokens: from there on, llama.cpp's attention on CPUs sums in another order, and a state's last bits are others."""
+
 
 @dataclass(frozen=True)
 class Decision:
@@ -83,9 +86,7 @@ class Steering:
             raise PackError(
                 "these packs have different scopes (prompt and generation, generation alone); use them one at a time"
             )
-        names = [p.manifest.name for p in packs]
-        if len(set(names)) < len(names):
-            raise PackError(f"two packs are called {max(names, key=names.count)!r}; fit one under another --name")
+        check_names(packs)
         self.packs = list(packs)
         self._engines = [p.engine(engine, providers) for p in packs]
         self._native: bool | None = None
@@ -97,11 +98,12 @@ class Steering:
         return self._reads[-1]
 
     @property
-    def _prompt_too(self) -> bool:
-        return self.packs[0].manifest.steer.scope == "all"
+    def prompt_too(self) -> bool:
+        """Whether the whole prompt is steered, or only its last token and what comes after."""
+        return not self.packs or self.packs[0].manifest.steer.scope == "all"
 
     def decide(self, context: Context, tokens: Sequence[int], *, start: int = 0, seq: int = 0) -> list[Decision]:
-        """The decisions alone, one a pack; the KV cache is left as it was.
+        """The decisions alone, one a pack; the KV cache is left as it was, or the sequence cleared where it can't be cut.
 
         Raises:
             as `prefill`.
@@ -121,7 +123,9 @@ class Steering:
     def decide_many(
         self, context: Context, prompts: Sequence[Sequence[int]], *, shared: int, seq: int = 0
     ) -> list[list[Decision]]:
-        """The decisions of several prompts, each as it would be alone; the `shared` tokens that all begin with are evaluated once.
+        """The decisions of several prompts, each as it would be alone, bit for bit.
+
+        The `shared` tokens that all begin with are evaluated once, for prompts whose sums that leaves as they are.
 
         Raises:
             as `prefill`.
@@ -129,12 +133,20 @@ class Steering:
         if not self.packs:
             return [[] for _ in prompts]
         try:
+            if min(map(len, prompts)) >= SAME_SUMS_BELOW:
+                shared = 0
             if shared:
                 context.clear_control_vector()
                 with context.hooked(self._reads, _Probe(self).pass_and_stop):
                     for first, _, chunk in _chunks(prompts[0][:shared], context.n_ubatch):
                         context.decode(chunk, start=first, seq=seq, output=False)
-            return [self.decide(context, prompt[shared:], start=shared, seq=seq) for prompt in prompts]
+            decided: dict[int, list[Decision]] = {}
+            for i, prompt in sorted(enumerate(prompts), key=lambda p: len(p[1]) >= SAME_SUMS_BELOW):
+                if shared and (len(prompt) >= SAME_SUMS_BELOW or context.n_past(seq) < shared):
+                    context.remove(seq, 0)  # such prompts alone are left, or the memory could not be cut
+                    shared = 0
+                decided[i] = self.decide(context, prompt[shared:], start=shared, seq=seq)
+            return [decided[i] for i in range(len(prompts))]
         finally:
             context.remove(seq, 0)
 
@@ -159,19 +171,19 @@ class Steering:
                 context.decode(chunk, start=start + first, seq=seq, output=last)
             return []
 
-        probe = _Probe(self, steer_in_place=len(chunks) == 1 or not self._prompt_too)
+        probe = _Probe(self, steer_in_place=len(chunks) == 1 or not self.prompt_too)
         with context.hooked(self._hooks, probe.read_and_add):
             for first, last, chunk in chunks:
                 probe.in_last = last
                 context.decode(chunk, start=start + first, seq=seq, output=last)
         if probe.wants_second_pass:
-            again = chunks if self._prompt_too else chunks[-1:]
+            again = chunks if self.prompt_too else chunks[-1:]
             if not context.remove(seq, start + again[0][0]):
                 raise PackError(
                     f"{context.model.path.name} keeps a recurrent state that can't be rolled back, so a pack whose gate is behind its "
                     "steered layer, or a prompt of several micro-batches, can't be steered; fit with --gate-layer at or below --layer"
                 )
-            with self.applied(context, probe.decisions, last_row_only=not self._prompt_too):
+            with self.applied(context, probe.decisions, last_row_only=not self.prompt_too):
                 for first, last, chunk in again:
                     context.decode(chunk, start=start + first, seq=seq, output=last)
         return probe.decisions
@@ -230,7 +242,7 @@ class _Probe:
                 self.wants_second_pass = True
                 return False
         if states.layer in self._additions:
-            first = 0 if self._steering._prompt_too else states.n_rows - 1
+            first = 0 if self._steering.prompt_too else states.n_rows - 1
             states.add(self._additions[states.layer], first)
         return True
 
@@ -290,15 +302,18 @@ def check_model(pack: Pack, model: Model) -> str | None:
     Raises:
         PackError: the pack is for another model.
     """
-    fitted = pack.manifest.model
-    if fitted.fingerprint != model.fingerprint or (fitted.width, fitted.n_layer) != (model.width, model.n_layer):
-        raise PackError(
-            f"pack {pack.manifest.name} was fitted for {fitted.name} (fingerprint {fitted.fingerprint}), "
-            f"and {model.path.name} is {model.name} (fingerprint {model.fingerprint}); fit a pack for this model"
-        )
-    if fitted.quantization != model.quantization:
-        return f"pack {pack.manifest.name} was fitted with {fitted.quantization} of this model, which runs as {model.quantization}"
-    return None
+    return pack.check_model(identity(model))
+
+
+def check_names(packs: Sequence[Pack]) -> None:
+    """Refuses packs that could not be told apart.
+
+    Raises:
+        PackError: two of one name.
+    """
+    names = [p.manifest.name for p in packs]
+    if len(set(names)) < len(names):
+        raise PackError(f"two packs are called {max(names, key=names.count)!r}; fit one under another --name")
 
 
 def has_control_vector_hook(context: Context) -> bool:

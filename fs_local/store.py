@@ -41,10 +41,11 @@ class Store:
         return self._path.with_suffix(".captures")
 
     @classmethod
-    def for_model(cls, fingerprint: str, quantization: str) -> Store:
-        """The store of one model in the user's cache folder. Captures that nobody used for a week are removed from it."""
-        store = cls(Path(platformdirs.user_cache_dir("fs-local")) / "results" / f"{fingerprint}-{quantization}.jsonl")
-        for old in store.captures.glob("*"):
+    def for_model(cls, build: str) -> Store:
+        """The store of one model (`Model.build`) in the user's cache folder, from which is removed what nobody used for a week."""
+        store = cls(Path(platformdirs.user_cache_dir("fs-local")) / "results" / f"{build}.jsonl")
+        store._path.touch()
+        for old in [*store._path.parent.glob("*.jsonl"), *store._path.parent.glob("*.captures/*")]:
             if time.time() - old.stat().st_mtime > _KEPT_SECONDS:
                 old.unlink(missing_ok=True)
         return store

@@ -213,7 +213,7 @@ def summary_rows(pack: Pack, size: int) -> list[tuple[str, str]]:
             most,
             m.steer.layers,
             m.steer.strength,
-            len(pack.experts.residual),
+            len(pack.experts.residual) if m.method == "finesteer" else 0,
         )
         budget = "" if t.within_budget else " (over the fluency budget)"
         unsteered = f" (unsteered {f.unsteered_effect or 0:.0%})" if t.pairs == most else ""

@@ -15,6 +15,7 @@ from fs_local.capture import Request, query_request
 from fs_local.examples import Query
 from fs_local.generation import TextStream
 from fs_local.runtime.model import Model
+from fs_local.steering import SAME_SUMS_BELOW
 from tests.packs import synthetic_pack
 
 
@@ -145,9 +146,11 @@ def test_many_answers_at_once_are_those_of_one_at_a_time(smollm2: Model) -> None
         f"Tell me {n} things about {what}." for n, what in enumerate(("owls", "tea", "the sea", "rust", "maps"), 1)
     ]
     queries = [*queries, *(q.upper() for q in queries), *(f"{q} Please be brief." for q in queries), *queries[:3]]
+    queries += [q + " Then say why, and who said so first," * 8 for q in queries[:2]]  # llama.cpp sums these otherwise
     with SteeredModel.load("smollm2", packs) as steered:
+        assert min(len(steered.tokens(q)) for q in queries) < SAME_SUMS_BELOW < len(steered.tokens(queries[-1]))
         together = steered.generate_many(queries, max_tokens=6)
-        assert len(together) == len(queries) == 18  # more than there are sequences: the rest wait
+        assert len(together) == len(queries) == 20  # more than there are sequences: the rest wait
         same = []
         for query, answer in zip(queries, together, strict=True):
             for a, b in zip(answer.decisions, steered.decide(query), strict=True):
@@ -156,3 +159,5 @@ def test_many_answers_at_once_are_those_of_one_at_a_time(smollm2: Model) -> None
             same.append(steered.generate(query, GenerationOptions(max_tokens=6)).text == answer.text)
         assert np.mean(same) >= 0.7  # sums in a batch have another order than those of one sequence
         assert steered.generate_many([]) == []
+        with pytest.raises(FsLocalError, match="max-tokens must be 1 or more"):
+            steered.generate_many(queries, max_tokens=0)

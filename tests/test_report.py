@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fs_local.errors import DataError
+from fs_local.errors import PackError
 from fs_local.report import write_report
 
 HOSTILE = '<script>alert(1)</script> & "quotes" \' {{ 7 * 7 }}'
@@ -158,7 +158,7 @@ def evaluation_data() -> dict[str, Any]:
         "frontier": [
             {
                 "task": "refusal",
-                "method": method,
+                "pack": method,
                 "strength": strength,
                 "effect": figure(min(0.95, strength * (0.5 - 0.06 * i)), 0.06),
                 "drift": figure(
@@ -343,7 +343,7 @@ def test_drift_axis_is_logarithmic_where_it_spans_much_and_has_a_place_for_zero(
     texts = [t.text for t in svg.iter("text")]
     assert texts[2:5] == ["0", "0.0001", "0.001"]
     narrow = evaluation_data()
-    narrow["frontier"] = [r for r in narrow["frontier"] if r["method"] == "caa"]
+    narrow["frontier"] = [r for r in narrow["frontier"] if r["pack"] == "caa"]
     text, _ = rendered(tmp_path / "report.html", None, narrow)
     assert "logarithmic" not in text
 
@@ -359,10 +359,10 @@ def test_over_budget_and_chosen_are_marked(tmp_path: Path) -> None:
 
 
 def test_a_failed_write_says_so_and_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(DataError, match=r"missing.*can't be written: No such file"):
+    with pytest.raises(PackError, match=r"missing.*can't be written: No such file"):
         write_report(tmp_path / "missing" / "report.html")
     (tmp_path / "folder").mkdir()
-    with pytest.raises(DataError, match="can't be written"):
+    with pytest.raises(PackError, match="can't be written"):
         write_report(tmp_path / "folder")
     path = tmp_path / "report.html"
     path.write_text("old")
@@ -371,7 +371,7 @@ def test_a_failed_write_says_so_and_leaves_the_old_file(tmp_path: Path, monkeypa
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "replace", full)
-    with pytest.raises(DataError, match="No space left on device; nothing was changed"):
+    with pytest.raises(PackError, match="No space left on device; nothing was changed"):
         write_report(path, fitted_data())
     assert path.read_text() == "old"
     assert sorted(p.name for p in tmp_path.iterdir()) == ["folder", "report.html"]

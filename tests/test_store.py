@@ -22,6 +22,8 @@ def test_a_torn_line_is_computed_again_and_the_rest_is_kept(tmp_path_factory: py
     whole = path.read_bytes()
     path.write_bytes(whole[: max(0, len(whole) - cut)])
     again = Store(path)
+    complete = path.read_bytes().count(b"\n")
+    assert [again.get(f"key {i}") is not None for i in range(5)][:complete] == [True] * complete
     for i in range(5):
         if again.get(f"key {i}") is None:
             again.put(f"key {i}", {"value": [i, "ü"]})

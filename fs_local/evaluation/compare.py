@@ -16,9 +16,10 @@ from fs_local.evaluation.figures import Figure, auroc, figure, gain
 from fs_local.evaluation.runner import Progress, Runner
 from fs_local.evaluation.suites import SUITES, Row, read_suite
 from fs_local.pack.file import Pack
+from fs_local.pack.manifest import MAX_STRENGTH
 from fs_local.runtime.context import default_threads
 from fs_local.runtime.model import Model
-from fs_local.steering import check_model
+from fs_local.steering import check_model, check_names
 from fs_local.store import Store
 
 EFFECTS = {"refusal": "refused", "truthfulqa": "mc2"}
@@ -44,7 +45,7 @@ def read_files(suite: str, data: Sequence[Path], limit: int | None = None) -> li
     Raises:
         DataError: naming the file, its line and field, or what is missing.
     """
-    files = []
+    given: list[tuple[str, Path, str]] = []
     for path in data:
         name, is_pair, rest = str(path).partition("=")
         if suite == "compare":
@@ -52,12 +53,16 @@ def read_files(suite: str, data: Sequence[Path], limit: int | None = None) -> li
                 raise DataError(
                     f"{path}: for compare, give each file as SUITE=FILE, with a suite of {', '.join(SUITES)}"
                 )
-            files.append(File(name, Path(rest).name, read_suite(name, Path(rest), limit)))
+            given.append((name, Path(rest), ""))
         elif suite == "opening" and is_pair and name in LABELS:
-            files.append(File(suite, Path(rest).name, read_suite(suite, Path(rest), limit), name))
+            given.append((suite, Path(rest), name))
         else:
-            files.append(File(suite, path.name, read_suite(suite, path, limit)))
-    return files
+            given.append((suite, path, ""))
+    names = [(of, path.name) for of, path, _ in given]
+    return [
+        File(of, path.name if names.count((of, path.name)) == 1 else str(path), read_suite(of, path, limit), label)
+        for of, path, label in given
+    ]
 
 
 def evaluate_packs(
@@ -75,10 +80,10 @@ def evaluate_packs(
         compare: also at other strengths, for the frontier, on files of a task (`EFFECTS`) and of `drift`.
 
     Raises:
-        PackError: a pack for another model.
+        PackError: a pack for another model, or two of one name.
     """
-    for given in packs:
-        check_model(given, model)
+    check_names(packs)
+    notes = [note for pack in packs if (note := check_model(pack, model))]
     runner = Runner(model, store, progress)
     results = []
     scores: list[dict[str, list[float]]] = [{label: [] for label in LABELS} for _ in packs]
@@ -93,6 +98,7 @@ def evaluate_packs(
         "model": model.name,
         "quantization": model.quantization,
         "machine": f"{platform.system()} {platform.machine()}, {default_threads()} threads",
+        "notes": notes,
         "packs": [
             {"name": p.manifest.name, "method": p.manifest.method, "strength": p.manifest.steer.strength} for p in packs
         ],
@@ -132,7 +138,7 @@ class _Point:
 
 def _frontier(runner: Runner, packs: Sequence[Pack], files: Sequence[File]) -> tuple[list[Any], list[Any]]:
     tasks = [f for f in files if f.suite in EFFECTS]
-    general = [f for f in files if f.suite == "drift"]
+    general = [row for f in files if f.suite == "drift" for row in f.rows]
     if not tasks or not general:
         return [], []
     points: list[dict[str, Any]] = []
@@ -142,16 +148,16 @@ def _frontier(runner: Runner, packs: Sequence[Pack], files: Sequence[File]) -> t
         lines: dict[str, list[_Point]] = {}
         for pack in packs:
             for factor in STRENGTH_FACTORS:
-                at = pack.with_strength(pack.manifest.steer.strength * factor)
+                at = pack.with_strength(min(pack.manifest.steer.strength * factor, MAX_STRENGTH))
                 measured = SUITES[task.suite](runner, task.rows, at).values[effect]
-                drift = SUITES["drift"](runner, general[0].rows, at).values["kl"]
+                drift = SUITES["drift"](runner, general, at).values["kl"]
                 lines.setdefault(pack.manifest.name, []).append(_Point(at.manifest.steer.strength, measured, drift))
         none = SUITES[task.suite](runner, task.rows, None).values[effect]
         for name, line in lines.items():
             points += [
                 {
                     "task": f"{task.suite} on {task.name}",
-                    "method": name,
+                    "pack": name,
                     "strength": p.strength,
                     "effect": figure(p.effect).as_dict(),
                     "drift": figure(p.drift).as_dict(),

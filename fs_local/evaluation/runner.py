@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from fs_local.batch import MAX_SEQUENCES, Additions, Batch
+from fs_local.batch import MAX_SEQUENCES, Additions, Batch, check_lengths
 from fs_local.capture import Request, capture, query_request
 from fs_local.examples import Query
 from fs_local.method.folded import F32
@@ -161,7 +161,11 @@ class Runner:
         """Results of rows, from the store where they are there; else computed in groups of similar length, and kept.
 
         Groups are the same whatever is there already: what stands beside a sequence in a batch moves its last bits.
+
+        Raises:
+            DataError: before anything is evaluated, if a row is longer than the model's context or has too many answers.
         """
+        check_lengths(self.model, requests)
         keys = [
             digest(
                 kind, r.prompt, r.answers, settings, [[k, v.tobytes().hex()] for k, v in sorted(d.additions.items())]

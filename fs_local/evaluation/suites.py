@@ -210,5 +210,5 @@ def _prompt_too(pack: Pack | None) -> bool:
 
 
 def _last_number(text: str) -> float | None:
-    found = re.findall(r"-?\d[\d,]*(?:\.\d+)?", text)
+    found = re.findall(r"(?<!\d)-?\d[\d,]*(?:\.\d+)?", text)
     return float(found[-1].replace(",", "")) if found else None

@@ -21,17 +21,23 @@ def evaluation_tables(found: dict[str, Any]) -> Iterator[Table]:
         yield table
     if found["frontier"]:
         table = Table(title="effect and drift as the strength grows", title_justify="left")
-        for column in ("task", "method", "strength", "effect", "drift (KL, nats a token)"):
+        for column in ("task", "pack", "strength", "effect", "drift (KL, nats a token)"):
             table.add_column(column)
         for p in found["frontier"]:
-            table.add_row(p["task"], p["method"], f"{p['strength']:g}", _interval(p["effect"]), _interval(p["drift"]))
+            table.add_row(
+                escape(p["task"]),
+                escape(p["pack"]),
+                f"{p['strength']:g}",
+                _interval(p["effect"]),
+                _interval(p["drift"]),
+            )
         yield table
     if found["equal_drift"]:
-        table = Table(title="FineSteer less the best other method at equal drift", title_justify="left")
+        table = Table(title="the first FineSteer pack less every other, at equal drift", title_justify="left")
         for column in ("task", "other", "gain in effect"):
             table.add_column(column)
         for p in found["equal_drift"]:
-            table.add_row(p["task"], p["other"], _interval(p["gain"]))
+            table.add_row(escape(p["task"]), escape(p["other"]), _interval(p["gain"]))
         yield table
 
 

@@ -78,6 +78,8 @@ def _read(paths: Sequence[Path], what: str, files: dict[str, DataFile]) -> list[
     rows: list[Query] = []
     for path in paths:
         found, described = read_queries(path)
-        files[f"{what} ({path.name})" if len(paths) > 1 else what] = described
+        name = f"{what} ({path.name})" if len(paths) > 1 else what
+        same = sum(known.startswith(name) for known in files)
+        files[f"{name} {same + 1}" if same else name] = described
         rows += found
     return rows

@@ -8,8 +8,8 @@ from typing import Literal
 
 from fs_local.errors import DataError, FitError
 from fs_local.examples import DataFile, Pair, Query
-from fs_local.method.experts import MIN_PAIRS
-from fs_local.method.gates import MIN_QUERIES
+from fs_local.method.experts import MIN_PAIRS, split
+from fs_local.method.gates import MIN_QUERIES, check_budget
 from fs_local.pack.manifest import MAX_STRENGTH, ModelIdentity, Scope
 from fs_local.runtime.model import Model
 
@@ -79,6 +79,12 @@ class FitOptions:
             raise FitError(f"the strength must be a number from -{MAX_STRENGTH} to {MAX_STRENGTH}")
         if not 0 < self.budget < 1:
             raise FitError("the general budget must be between 0 and 1")
+        if not 1 <= self.n_experts[0] <= self.n_experts[1]:
+            raise FitError("the number of experts must be 1 or more")
+        if self.residual_rank is not None and self.residual_rank < 0:
+            raise FitError("the residual's rank must be 0 or more")
+        if not self.name.isprintable():
+            raise FitError("a pack's name must be of characters that can be shown; give another --name")
 
 
 def check(model: Shape, options: FitOptions, *, pairs: int, ir: int, general: int) -> None:
@@ -93,6 +99,11 @@ def check(model: Shape, options: FitOptions, *, pairs: int, ir: int, general: in
     """
     if pairs < MIN_PAIRS:
         raise DataError(f"{pairs} pairs are too few; give at least {MIN_PAIRS}, better 60 or more")
+    least, trained = options.n_experts[0], len(split(pairs, options.seed)[0])
+    if options.method == "finesteer" and least > trained // 2:
+        raise FitError(
+            f"{least} experts need at least {2 * least} pairs to train on; of {pairs}, {trained} are left for that"
+        )
     for layer in options.layers or ():
         _check_layer(model, "--layer", layer)
     check_queries(model, options, ir=ir, general=general)
@@ -118,6 +129,8 @@ def check_queries(model: Shape, options: FitOptions, *, ir: int, general: int) -
         _check_layer(model, "--gate-layer", options.gate_layer)
     if options.gate == "logistic" and not general:
         raise FitError("a logistic gate needs general queries too; give --general, or choose --gate quantile")
+    if general and options.method == "finesteer" and options.gate in (None, "logistic"):
+        check_budget(general, options.budget)
 
 
 def _check_layer(model: Shape, option: str, layer: int) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score, roc_curve
+from sklearn.model_selection import KFold
 
 from fs_local.fitting.options import Examples, FitOptions, Progress
 from fs_local.fitting.states import QueryStates, gate_layers, query_states
@@ -25,6 +26,7 @@ RANKS = (4, 8, 16, 32)
 SECOND_PASS_PRICE = 0.02
 """Share of openings that a gate behind the steered layer must gain: it costs a second pass for queries that open it."""
 _ROC_POINTS = 101
+_FOLDS = 5
 
 
 def _no_scores() -> F32:
@@ -74,27 +76,38 @@ def search_when(
 ) -> When:
     """As `choose_when`, from states that are there."""
     if options.method == "cast":
-        return _condition(states, layers)
+        return _condition(states, layers, options)
     return _Search(states, layers, options, steered, report).run()
 
 
-def _condition(states: QueryStates, layers: Sequence[int]) -> When:
+def _condition(states: QueryStates, layers: Sequence[int], options: FitOptions) -> When:
     """CAST's condition, at the layer of the best F1."""
     fitted = {layer: CosineCondition().fit(states.ir_at(layer), states.general_at(layer)) for layer in layers}
     layer = max(fitted, key=lambda x: fitted[x].f1_)
     gate = fitted[layer].gate_
-    at_ir, at_general = Rows.of(states.ir_at(layer)), Rows.of(states.general_at(layer))
-    ir, general = at_ir.each(gate.score), at_general.each(gate.score)
+    edge = np.float32(gate.edge)
+    ir, general = (x + edge for x in _beyond_threshold(states.ir_at(layer), states.general_at(layer), options.seed))
     return When(
         gate,
         [layer],
         ir,
         general,
-        open_ir=float(at_ir.each(gate.opening).mean()),
-        open_general=float(at_general.each(gate.opening).mean()),
+        open_ir=_share(ir > edge),
+        open_general=_share(general > edge),
         auroc=_auroc(ir, general),
         roc=_roc(ir, general),
     )
+
+
+def _beyond_threshold(ir: F32, general: F32, seed: int) -> tuple[F32, F32]:
+    """How far IR and general queries are beyond the threshold of a condition that was fitted without them."""
+    beyond = np.empty(len(ir), dtype=np.float32), np.empty(len(general), dtype=np.float32)
+    folds = KFold(_FOLDS, shuffle=True, random_state=seed)
+    for (fit_ir, out_ir), (fit_general, out_general) in zip(folds.split(ir), folds.split(general), strict=True):
+        gate = CosineCondition().fit(ir[fit_ir], general[fit_general]).gate_
+        beyond[0][out_ir] = gate.score(ir[out_ir]) - np.float32(gate.edge)
+        beyond[1][out_general] = gate.score(general[out_general]) - np.float32(gate.edge)
+    return beyond
 
 
 class _Search:

@@ -190,11 +190,8 @@ class LogisticGate(_SubspaceGate):
             raise FitError("a logistic gate needs a decay of 5 or more")
         if not 0 < self.budget < 1:
             raise FitError("the general budget must be between 0 and 1")
-        needed, n_ir, n_general = math.ceil(_LEAST_EXPECTED / self.budget), len(ir_rows), len(general_rows)
-        if n_general < needed:
-            raise FitError(
-                f"{n_general} general queries can't calibrate a budget of {self.budget:g}; give at least {needed}, or a larger --general-budget"
-            )
+        n_ir, n_general = len(ir_rows), len(general_rows)
+        check_budget(n_general, self.budget)
         closed = [general_rows] if contrast is None or not len(contrast) else [general_rows, Rows.of(contrast)]
         states = Rows.stacked(ir_rows, *closed)
         labels = np.concatenate([np.ones(n_ir), np.zeros(len(states) - n_ir)])
@@ -238,6 +235,19 @@ class LogisticGate(_SubspaceGate):
 
     def _regression(self, c: float) -> LogisticRegression:
         return LogisticRegression(C=c, solver="newton-cholesky", max_iter=100)
+
+
+def check_budget(n_general: int, budget: float) -> None:
+    """Refuses a share that so few general queries can't calibrate.
+
+    Raises:
+        FitError: saying how many are needed.
+    """
+    needed = math.ceil(_LEAST_EXPECTED / budget)
+    if n_general < needed:
+        raise FitError(
+            f"{n_general} general queries can't calibrate a budget of {budget:g}; give at least {needed}, or a larger --general-budget"
+        )
 
 
 def _upper_quantile(values: F64, share: float) -> float:

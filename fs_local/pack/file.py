@@ -16,7 +16,7 @@ from fs_local.method.folded import F32, Experts, Gate
 from fs_local.pack.archive import read_members, read_npz, replace_file, sealed_archive, write_npz
 from fs_local.pack.engine import Engine, EngineName, NumpyEngine, OnnxEngine
 from fs_local.pack.graph import ARRAYS_MEMBER, GRAPH_MEMBER, build_graph, checked_graph, graph_arrays
-from fs_local.pack.manifest import FORMAT_VERSION, MAX_STRENGTH, Manifest
+from fs_local.pack.manifest import FORMAT_VERSION, MAX_STRENGTH, Manifest, ModelIdentity
 
 SUFFIX = ".fspack"
 _MANIFEST_MEMBER = "manifest.json"
@@ -71,6 +71,24 @@ class Pack:
         except PackError as error:
             raise PackError(f"{path} can't be used: {error}") from error
         return cls(manifest, gate, experts, members[GRAPH_MEMBER])
+
+    def check_model(self, model: ModelIdentity) -> str | None:
+        """Compares with a model; returns a note if the pack was fitted with another quantization of it.
+
+        Raises:
+            PackError: the pack is for another model.
+        """
+        name, fitted = self.manifest.name, self.manifest.model
+        if fitted.fingerprint != model.fingerprint or (fitted.width, fitted.n_layer) != (model.width, model.n_layer):
+            raise PackError(
+                f"pack {name} was fitted for {fitted.name} (fingerprint {fitted.fingerprint}), and the model is {model.name} "
+                f"(fingerprint {model.fingerprint}); fit a pack for this model"
+            )
+        if fitted.quantization != model.quantization:
+            return (
+                f"pack {name} was fitted with {fitted.quantization} of this model, which runs as {model.quantization}"
+            )
+        return None
 
     def with_strength(self, strength: float) -> Pack:
         """The same pack, steering by another λ.

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import importlib.resources
 import math
-import os
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from typing import Any
 from jinja2 import Environment
 from markupsafe import Markup  # jinja2's own dependency
 
-from fs_local.errors import DataError
+from fs_local.pack.archive import replace_file
 from fs_local.report.charts import COLOURS, Chart, Scale, linear, logarithmic, swatch
 from fs_local.report.numbers import blocks, finite, is_finite, number, percent, plain, real, whole
 
@@ -26,22 +25,12 @@ _View = dict[str, Any]
 def write_report(
     path: Path, fitted: _View | None = None, evaluation: _View | None = None, scaling: _View | None = None
 ) -> None:
-    """Writes the page beside `path`, then renames it: a failed write leaves the old file as it was.
+    """Writes the page, or leaves the old file as it was.
 
     Raises:
-        DataError: the folder is missing, can't be written, or has no space.
+        PackError: the folder is missing, can't be written, or has no space.
     """
-    data = _render(fitted, evaluation, scaling).encode("utf-8", "replace")
-    beside = path.parent / f".{path.name}.{os.getpid()}"
-    try:
-        try:
-            with beside.open("xb") as file:
-                file.write(data)
-            os.replace(beside, path)
-        finally:
-            beside.unlink(missing_ok=True)
-    except OSError as error:
-        raise DataError(f"{path} can't be written: {error.strerror or error}; nothing was changed") from error
+    replace_file(path, _render(fitted, evaluation, scaling).encode("utf-8", "replace"))
 
 
 def _render(fitted: _View | None, evaluation: _View | None, scaling: _View | None) -> str:
@@ -246,18 +235,18 @@ def _frontier(task: str, rows: Sequence[_View]) -> _View:
     x = logarithmic(drifts) if wide else linear([0, *(v for r in rows for v in _interval(r["drift"]))])
     y = linear([v for r in rows for v in _interval(r["effect"])])
     x_text = "drift (logarithmic)" if wide else "drift"
-    chart = Chart(f"Effect against drift, a line per method: {task}", x, y, x_text, "effect", 320)
-    methods = list(dict.fromkeys(str(r.get("method")) for r in rows))
-    for i, method in enumerate(methods):
-        own = sorted((r for r in rows if str(r.get("method")) == method), key=lambda r: real(r.get("strength")))
+    chart = Chart(f"Effect against drift, a line per pack: {task}", x, y, x_text, "effect", 320)
+    packs = list(dict.fromkeys(str(r.get("pack")) for r in rows))
+    for i, pack in enumerate(packs):
+        own = sorted((r for r in rows if str(r.get("pack")) == pack), key=lambda r: real(r.get("strength")))
         line = [(_interval(r["drift"]), _interval(r["effect"]), r.get("strength")) for r in own]
         chart.line([(drift[1], effect[1]) for drift, effect, _ in line], f"s{i % COLOURS}")
         for drift, effect, strength in line:
             chart.line([(drift[0], effect[1]), (drift[2], effect[1])], f"bar s{i % COLOURS}")
             chart.line([(drift[1], effect[0]), (drift[1], effect[2])], f"bar s{i % COLOURS}")
-            about = f"{method}, λ {number(strength)}: effect {number(effect[1])}, drift {number(drift[1])}"
+            about = f"{pack}, λ {number(strength)}: effect {number(effect[1])}, drift {number(drift[1])}"
             chart.mark(i, drift[1], effect[1], about)
-    return {"task": task, "chart": chart.svg(), "legend": methods, "rows": rows}
+    return {"task": task, "chart": chart.svg(), "legend": packs, "rows": rows}
 
 
 # growth with the data

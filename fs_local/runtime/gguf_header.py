@@ -20,6 +20,7 @@ from fs_local.printable import printable
 
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 _STRING, _ARRAY = 8, 9
+_SAMPLE = 64
 _F32 = 0
 _MAX_COUNT = 1 << 24
 _MAX_NAME = 200
@@ -170,8 +171,8 @@ def _check_length(path: Path, size: int, tensors: list[TensorInfo]) -> None:
 def fingerprint(header: GgufHeader) -> str:
     """What stays the same over all quantizations of one model, as 16 hex digits.
 
-    llama.cpp keeps normalization weights in f32 at every quantization, and training moves them: they tell a model from its
-    relatives, where architecture and shape can't. Hashed together with architecture, number of blocks and width.
+    llama.cpp keeps normalization weights in f32 at every quantization, and training moves them: they tell most models from their
+    relatives, where architecture and shape can't; not one whose norms were left alone (LoRA, abliteration). Hashed together with architecture, number of blocks and width.
     """
     digest = hashlib.sha256()
     digest.update(f"{header.architecture} {header.number('block_count')} {header.number('embedding_length')}".encode())
@@ -180,6 +181,22 @@ def fingerprint(header: GgufHeader) -> str:
         for tensor in sorted(norms, key=lambda t: t.name):
             file.seek(tensor.offset, os.SEEK_SET)
             digest.update(tensor.name.encode() + file.read(tensor.shape[0] * 4))
+    return digest.hexdigest()[:16]
+
+
+def weights_digest(header: GgufHeader) -> str:
+    """Of these very weights, as 16 hex digits: fine-tunings and quantizations of one model differ in it, where their norms may not.
+
+    Hashed are the file's size, and of every tensor its name, its type and three samples of its bytes.
+    """
+    digest = hashlib.sha256(str(header.path.stat().st_size).encode())
+    with header.path.open("rb") as file:
+        ends = [*sorted(t.offset for t in header.tensors)[1:], header.path.stat().st_size]
+        for tensor, end in zip(sorted(header.tensors, key=lambda t: t.offset), ends, strict=True):
+            digest.update(f"{tensor.name} {tensor.type} ".encode())
+            for share in (0.0, 0.5, 1.0):
+                file.seek(tensor.offset + int(share * max(0, end - tensor.offset - _SAMPLE)))
+                digest.update(file.read(_SAMPLE))
     return digest.hexdigest()[:16]
 
 

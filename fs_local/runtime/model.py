@@ -30,6 +30,7 @@ class Model:
         n_ctx_train: longest context the model was trained for, in tokens.
         fingerprint: 16 hex digits, the same for every quantization of one model.
         quantization: for example `Q4_1`.
+        build: what its results depend on: these very weights, and the version of llama.cpp.
     """
 
     def __init__(self, handle: Any, header: gguf_header.GgufHeader) -> None:
@@ -45,6 +46,7 @@ class Model:
         self.n_ctx_train: int = api.llama_model_n_ctx_train(handle)
         self.fingerprint = gguf_header.fingerprint(header)
         self.quantization = gguf_header.quantization(header)
+        self.build = f"{gguf_header.weights_digest(header)}-{api.llama_version().decode()}"
         self.template = ChatTemplate(
             self._metadata_text("tokenizer.chat_template"),
             bos=self._token_text(api.llama_vocab_bos(self._vocab)),

@@ -10,10 +10,11 @@ import pytest
 
 from fs_local.capture import query_request
 from fs_local.demo import DATA
-from fs_local.errors import DataError
-from fs_local.evaluation.compare import evaluate_packs, read_files
+from fs_local.errors import DataError, PackError
+from fs_local.evaluation.compare import _at_drift, _Point, evaluate_packs, read_files
 from fs_local.evaluation.runner import Decided, Runner
-from fs_local.evaluation.suites import SUITES, mc2, read_suite
+from fs_local.evaluation.suites import SUITES, _last_number, mc2, read_suite
+from fs_local.examples import Query
 from fs_local.generation import GenerationOptions
 from fs_local.pack.file import Pack
 from fs_local.runtime.context import Context
@@ -133,6 +134,38 @@ def test_exact_match_reads_the_last_number(smollm2: Model, tmp_path: Path) -> No
     found = SUITES["exact-match"](Runner(smollm2), read_suite("exact-match", path), None)
     assert found.values["identical"] == [1.0]
     assert found.values["correct"] == found.values["correct_unsteered"]
+    texts = {"5 pens, 3 of them red": 3, "1,234.5": 1234.5, "from 10-12": 12, "it is -7.": -7, "none": None}
+    assert {text: _last_number(text) for text in texts} == texts
+
+
+def test_methods_meet_at_equal_drift() -> None:
+    line = [_Point(1.0, [0.0, 1.0], [1.0, 1.0]), _Point(2.0, [1.0, 1.0], [3.0, 3.0])]
+    none = [0.0, 0.0]
+    assert _at_drift(line, none, 0.0) == none
+    assert _at_drift(line, none, 0.5) == [0.0, 0.5]  # half the way from the unsteered model
+    assert _at_drift(line, none, 2.0) == [0.5, 1.0]
+    assert _at_drift(line, none, 9.0) == [1.0, 1.0]  # its best, which costs less
+    worse = [*line, _Point(3.0, [0.0, 0.0], [8.0, 8.0])]
+    assert _at_drift(worse, none, 9.0) == [1.0, 1.0]
+
+
+def test_files_and_packs_of_one_name_are_told_apart(smollm2: Model, tmp_path: Path) -> None:
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "test.jsonl").write_text('{"query": "What is tea?"}\n')
+    given = [Path(f"{label}={tmp_path / folder / 'test.jsonl'}") for label, folder in (("ir", "a"), ("general", "b"))]
+    assert [f.name for f in read_files("opening", given)] == [str(tmp_path / x / "test.jsonl") for x in "ab"]
+    pack = synthetic_pack(smollm2, "open", layer=10, gate_layer=8)
+    with pytest.raises(PackError, match="two packs are called"):
+        evaluate_packs(smollm2, [pack, pack], read_files("opening", given))
+
+
+def test_too_long_rows_are_refused_before_anything_is_evaluated(smollm2: Model) -> None:
+    rows = [Query.of("What is tea?"), Query.of("tea " * (smollm2.n_ctx_train + 1))]
+    runner = Runner(smollm2)
+    requests = runner.requests(rows)
+    with pytest.raises(DataError, match=r"row 2 has .* tokens, more than the model's context"):
+        runner.answers(requests, [Decided(0.0, {})] * 2, max_tokens=1)
 
 
 def test_a_stopped_evaluation_goes_on(smollm2: Model, tmp_path: Path) -> None:

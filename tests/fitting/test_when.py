@@ -71,8 +71,10 @@ def test_a_larger_budget_opens_for_more() -> None:
 
 def test_cast_takes_the_layer_of_the_best_f1() -> None:
     found = states({4: (0, 0), 6: (5, 0)})
-    when = _condition(found, [4, 6])
+    when = _condition(found, [4, 6], FitOptions())
     assert when.layers == [6]
     assert when.gate.kind.startswith("cosine")
     assert when.open_ir is not None
     assert when.open_ir > 0.8
+    noise = _condition(states({4: (0, 0)}), [4], FitOptions())
+    assert noise.auroc == pytest.approx(0.5, abs=0.1)  # of queries that the condition was not fitted on

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from fs_local.errors import ModelError
 from fs_local.model_files import resolve_model
 from fs_local.runtime import kernel_probe
-from fs_local.runtime.gguf_header import fingerprint, quantization, read_header
+from fs_local.runtime.gguf_header import fingerprint, quantization, read_header, weights_digest
 from fs_local.runtime.kernel_probe import KernelProbe, probe_kernels
 from fs_local.runtime.library import ggml, llama
 from fs_local.runtime.model import Model
@@ -46,6 +47,20 @@ def test_the_fingerprint_survives_quantization_and_tells_models_apart(tmp_path: 
         file.seek(norm.offset)
         file.write(b"\x01")
     assert fingerprint(read_header(other)) != smollm2.fingerprint
+
+
+def test_results_belong_to_these_very_weights(tmp_path: Path, tiny_path: Path) -> None:
+    header, other = read_header(tiny_path), tmp_path / "tuned.gguf"
+    shutil.copy(tiny_path, other)
+    assert weights_digest(read_header(other)) == weights_digest(header)
+    matrix = next(t for t in header.tensors if t.name.endswith("ffn_down.weight"))
+    with other.open("r+b") as file:
+        file.seek(matrix.offset)
+        first = file.read(1)
+        file.seek(matrix.offset)
+        file.write(bytes([first[0] ^ 1]))
+    assert fingerprint(read_header(other)) == fingerprint(header)
+    assert weights_digest(read_header(other)) != weights_digest(header)
 
 
 @pytest.mark.parametrize(
