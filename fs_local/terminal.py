@@ -110,13 +110,8 @@ def blocks(layers: Sequence[int]) -> str:
 def gate_threshold(pack: Pack) -> str:
     """What opens a pack's gate, in words."""
     gate = pack.gate
-    if gate.kind == "quantile":
-        import numpy as np
-
-        threshold = float(np.interp(gate.edge, np.linspace(0, 1, len(gate.knots)), gate.knots))
-        return (
-            f"opens fully from energy ratio {threshold:.2f} on (tail {gate.edge:g} of held-out IR queries), one-class"
-        )
+    if gate.ratio_threshold is not None:
+        return f"opens fully from energy ratio {gate.ratio_threshold:.2f} on (tail {gate.edge:g} of held-out IR queries), one-class"
     if gate.kind == "logistic":
         return "opens by a logistic regression of IR against general queries; the energy ratio only describes"
     if gate.kind == "open":

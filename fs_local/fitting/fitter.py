@@ -10,8 +10,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
-
 import fs_local
 from fs_local.errors import DataError, FitError
 from fs_local.evaluation.runner import Runner
@@ -180,9 +178,6 @@ def _notes(how: How) -> tuple[str, ...]:
 
 def _record(pack: Pack, how: How, when: When, pairs: Sequence[Pair]) -> dict[str, Any]:
     m, gate = pack.manifest, pack.gate
-    threshold = None
-    if gate.kind == "quantile":
-        threshold = float(np.interp(gate.edge, np.linspace(0, 1, len(gate.knots)), gate.knots))
     return {
         "name": m.name,
         "method": m.method,
@@ -193,7 +188,7 @@ def _record(pack: Pack, how: How, when: When, pairs: Sequence[Pair]) -> dict[str
             "layers": when.layers,
             "ir_ratios": when.ir_ratio.tolist(),
             "general_ratios": when.general_ratio.tolist(),
-            "ratio_threshold": threshold,
+            "ratio_threshold": gate.ratio_threshold,
             "ir_scores": when.ir_score.tolist(),
             "general_scores": when.general_score.tolist(),
             "score_threshold": gate.edge if gate.kind != "quantile" and len(when.ir_score) else None,

@@ -51,6 +51,13 @@ class Gate:
     edge: float
     decay: float
 
+    @property
+    def ratio_threshold(self) -> float | None:
+        """The energy ratio from which on a quantile gate is fully open, where F is ε; None for the other kinds."""
+        if self.kind != "quantile":
+            return None
+        return float(np.interp(self.edge, np.linspace(0, 1, len(self.knots)), self.knots))
+
     def energy_ratio(self, states: F32) -> F32:
         """`s(h) = ‖Vᵀ(h−μ)‖² / ‖h−μ‖²` (SCS). states: (n, D); returns (n,) in [0, 1]."""
         centred = states - self.mean
