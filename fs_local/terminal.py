@@ -148,7 +148,7 @@ def explain(decision: Decision, pack: Pack) -> Panel:
 
 def pack_summary(pack: Pack, size: int) -> Table:
     """A pack as a person judges it."""
-    return facts(f"steering pack {pack.manifest.name}", summary_rows(pack, size))
+    return facts(f"steering pack {pack.manifest.name}", [*summary_rows(pack, size), *trial_rows(pack)])
 
 
 def facts(title: str, rows: Sequence[tuple[str, str]]) -> Table:
@@ -201,7 +201,14 @@ def summary_rows(pack: Pack, size: int) -> list[tuple[str, str]]:
     for k, about in enumerate(m.experts):
         if about.queries:
             row(f"  expert {k + 1}", f"{about.pairs} pairs, such as: {about.queries[0]}")
-    effect = {"refusal": "refuses", "mc2": "prefers what is preferred by", None: ""}[f.effect_kind]
+    return rows
+
+
+def trial_rows(pack: Pack) -> list[tuple[str, str]]:
+    """What a fit tried: label and value."""
+    m, f = pack.manifest, pack.manifest.figures
+    rows: list[tuple[str, str]] = []
+    effect = {"refusal": "refuses", "mc2": "probability of the preferred answers", None: ""}[f.effect_kind]
     most = max((t.pairs for t in f.trials), default=0)
     for t in f.trials:
         here = (t.pairs, t.layers, t.strength, t.residual) == (
@@ -212,11 +219,12 @@ def summary_rows(pack: Pack, size: int) -> list[tuple[str, str]]:
         )
         budget = "" if t.within_budget else " (over the fluency budget)"
         unsteered = f" (unsteered {f.unsteered_effect or 0:.0%})" if t.pairs == most else ""
-        row(
-            f"  {blocks(t.layers)}, λ {t.strength:g}, residual {t.residual}",
+        label = f"  {blocks(t.layers)}, λ {t.strength:g}, residual {t.residual}"
+        value = (
             f"{t.pairs} pairs: {effect} {t.effect:.0%}{unsteered}, repeated words {t.repeated:.0%}, "
-            f"perplexity ×{t.perplexity_ratio:.2f}{budget}{'  ← chosen' if here else ''}",
+            f"perplexity ×{t.perplexity_ratio:.2f}{budget}{'  ← chosen' if here else ''}"
         )
+        rows.append((label, value))
     return rows
 
 
