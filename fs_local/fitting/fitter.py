@@ -113,6 +113,9 @@ def fit_untried(
 def _check_given(model: Shape, given: GivenStates, options: FitOptions) -> None:
     given.check(model)
     check(model, options, pairs=given.n_pairs, ir=given.queries.general, general=given.n_general)
+    candidates = given.steer_layers(options)
+    if not needs_no_states(options) and (options.gate_layer is not None or len(candidates) == 1):
+        given.gate_layers(options, candidates[0][0])  # what the gate wants must be there before a search begins
 
 
 def _when_given(model: Shape, given: GivenStates, options: FitOptions, steered: int, report: Progress) -> When:
