@@ -113,7 +113,10 @@ class Context:
         self.n_ubatch: int = api.llama_n_ubatch(self._handle)
         self.n_seq = n_seq
         self.n_threads: int = params.n_threads
-        self._batch = api.llama_batch_init(self.n_ubatch, 0, n_seq)
+        self._decode = api.llama_decode
+        self._batch = batch = api.llama_batch_init(self.n_ubatch, 0, n_seq)
+        # kept: a field of a struct is a new object each time, and between two tokens all of Python is out of the processor's caches
+        self._rows = batch.token, batch.pos, batch.logits, batch.n_seq_id, batch.seq_id
         self._has_control_vector = False
 
     @property
@@ -155,7 +158,17 @@ class Context:
             as `decode_batch`.
         """
         n = len(tokens)
-        self.decode_batch(tokens, range(start, start + n), [(seq,)] * n, [False] * (n - 1) + [output])
+        self._check_size(n)
+        token_ids, positions, outputs, n_seq_ids, seq_ids = self._rows
+        for i, token in enumerate(tokens):
+            token_ids[i], positions[i], outputs[i], n_seq_ids[i] = token, start + i, False, 1
+            seq_ids[i][0] = seq
+        outputs[n - 1] = output
+        try:
+            self._evaluate(n)
+        except BaseException:
+            self.remove(seq, start)
+            raise
 
     def decode_batch(
         self,
@@ -173,30 +186,44 @@ class Context:
             ModelError: llama.cpp failed.
             Exception: whatever the hook raised, once llama.cpp has returned.
         """
-        handle, n = self.handle, len(tokens)
-        if not 0 < n <= self.n_ubatch:
-            raise ValueError(f"{n} tokens in one decode; 1 to {self.n_ubatch} fit")
-        batch = self._batch
-        batch.n_tokens = n
+        self._check_size(len(tokens))
+        token_ids, positions_, outputs_, n_seq_ids, seq_ids = self._rows
         for i, (token, position, of, output) in enumerate(zip(tokens, positions, sequences, outputs, strict=True)):
-            batch.token[i], batch.pos[i], batch.logits[i] = token, position, output
-            batch.n_seq_id[i] = len(of)
+            token_ids[i], positions_[i], outputs_[i], n_seq_ids[i] = token, position, output, len(of)
             for j, seq in enumerate(of):
-                batch.seq_id[i][j] = seq
-        self._raised, self._stopped = None, False
-        self._filter.rearm()
+                seq_ids[i][j] = seq
         try:
-            with deferred_interrupt() as self._interrupt:
-                status = llama().llama_decode(handle, batch)
-        except KeyboardInterrupt as interrupt:
-            self._raised, status = interrupt, 0
-        self.stopped_early = self._stopped
-        raised, self._raised = self._raised, None
-        if raised is not None or status != 0:
+            self._evaluate(len(tokens))
+        except BaseException:
             for seq in {s for of in sequences for s in of}:
                 self.remove(seq, min(p for p, of in zip(positions, sequences, strict=True) if seq in of))
-        if raised is not None:
-            raise raised
+            raise
+
+    def _check_size(self, n: int) -> None:
+        if not self._handle:  # the batch is freed then, too
+            raise ModelError("this context is closed")
+        if not 0 < n <= self.n_ubatch:
+            raise ValueError(f"{n} tokens in one decode; 1 to {self.n_ubatch} fit")
+
+    def _evaluate(self, n: int) -> None:
+        """The first `n` rows of the batch."""
+        handle = self.handle
+        self._batch.n_tokens = n
+        self.stopped_early = False
+        if self._filter.is_silent:  # Python is not called, and Ctrl-C may come when it likes
+            status = self._decode(handle, self._batch)
+        else:
+            self._raised, self._stopped = None, False
+            self._filter.rearm()
+            try:
+                with deferred_interrupt() as self._interrupt:
+                    status = self._decode(handle, self._batch)
+            except KeyboardInterrupt as interrupt:
+                self._raised, status = interrupt, 0
+            self.stopped_early = self._stopped
+            raised, self._raised = self._raised, None
+            if raised is not None:
+                raise raised
         if status == 1:
             raise ContextFullError(f"the context of {self.n_ctx} tokens is full; shorten the text or raise --ctx")
         if status != 0:

@@ -46,6 +46,7 @@ class NodeFilter:
         make = llama().ggml_backend_sched_eval_callback
         self._python = make(on_node)  # llama.cpp keeps only the pointer
         self._wanted = (ctypes.c_uint8 * n_layer)()
+        self._any_wanted = False
         self._state = _State(
             get_name=ctypes.cast(ggml().get_name, ctypes.c_void_p),  # type: ignore[arg-type]  # a foreign function is callable and castable
             python=ctypes.cast(self._python, ctypes.c_void_p),
@@ -53,6 +54,7 @@ class NodeFilter:
             n_layer=n_layer,
         )
         native = native_address()
+        self._is_native = native is not None
         self.callback: Any = self._python if native is None else make(native)
         self.user_data = ctypes.addressof(self._state)
 
@@ -60,11 +62,17 @@ class NodeFilter:
         """Sets the layers that Python is called for in the next decode; without any, it is not called at all."""
         for layer in range(len(self._wanted)):
             self._wanted[layer] = layer in layers
+        self._any_wanted = any(self._wanted)
         self.rearm()
+
+    @property
+    def is_silent(self) -> bool:
+        """Whether the next decode calls no Python at all."""
+        return self._is_native and not self._any_wanted
 
     def rearm(self) -> None:
         """To be called before each decode: a decode that the hook ended has switched the filter off."""
-        self._state.on = any(self._wanted)
+        self._state.on = self._any_wanted
 
 
 def native_address() -> int | None:
