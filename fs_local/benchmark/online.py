@@ -93,7 +93,7 @@ def prefill(model: Model, base: Pack, budget: Budget) -> Iterator[Row]:
     yield from compare(SHORT_PROMPT, MICRO_BATCH, [(*one_pass, True, 1.02), (*one_pass, False, 1.02)])
     yield from compare(SHORT_PROMPT, MICRO_BATCH, [(*beyond, True, two_passes), (*beyond, False, 1.02)])
     n = min(LONG_PROMPT, model.n_ctx_train - 64)
-    yield from compare(n, n, [(*one_pass, True, 1.02), (*beyond, True, two_passes)])
+    yield from compare(n, n, [(*one_pass, True, 1.02)])
     in_parts, twice = f"in micro-batches of {MICRO_BATCH}", 1 + (layer + 1) / n_layer + 0.03
     yield from compare(n, MICRO_BATCH, [(in_parts, layer, True, twice), (in_parts, layer, False, 1.02)])
 
