@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from converters.layers import MAX_LAYERS, check_held, ranges
 from fs_local.errors import DataError, PackError
 from fs_local.method.folded import F32
+from fs_local.pack.archive import read_at_most
 from fs_local.pack.file import Pack
 from fs_local.pack.manifest import ModelIdentity
 from fs_local.printable import printable
@@ -105,11 +106,10 @@ def read_bytes(path: Path) -> bytes:
         DataError: it can't be read, or is too large for a file of vectors.
     """
     try:
-        with path.open("rb") as file:
-            data = file.read(min(path.stat().st_size, MAX_FILE_BYTES) + 1)  # read's buffer has the size it is told
+        data = read_at_most(path, MAX_FILE_BYTES)
     except OSError as error:
         raise DataError(f"{path} can't be read: {error.strerror or error}") from error
-    if len(data) > MAX_FILE_BYTES:
+    if data is None:
         raise DataError(f"{path} is too large for steering vectors: the limit is {MAX_FILE_BYTES:,} bytes")
     return data
 

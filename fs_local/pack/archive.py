@@ -56,6 +56,17 @@ def replace_file(path: Path, data: bytes) -> None:
         raise PackError(f"{path} can't be written: {error.strerror or error}; nothing was changed") from error
 
 
+def read_at_most(path: Path, most: int) -> bytes | None:
+    """A file's bytes; None if there are more than `most`.
+
+    Raises:
+        OSError: it can't be read.
+    """
+    with path.open("rb") as file:
+        data = file.read(min(path.stat().st_size, most) + 1)  # read's buffer has the size it is told
+    return data if len(data) <= most else None
+
+
 def read_members(path: Path, names: tuple[str, ...]) -> dict[str, bytes]:
     """Reads a sealed archive that has exactly these members.
 
@@ -63,11 +74,10 @@ def read_members(path: Path, names: tuple[str, ...]) -> dict[str, bytes]:
         PackError: no such file, too large, damaged in any byte, or not such an archive.
     """
     try:
-        with path.open("rb") as file:
-            data = file.read(min(path.stat().st_size, MAX_PACK_BYTES) + 1)  # read's buffer has the size it is told
+        data = read_at_most(path, MAX_PACK_BYTES)
     except OSError as error:
         raise PackError(f"{path} can't be read: {error.strerror or error}") from error
-    if len(data) > MAX_PACK_BYTES:
+    if data is None:
         raise PackError(f"{path} is no steering pack: a pack has at most {MAX_PACK_BYTES:,} bytes")
     if data[:4] != b"PK\x03\x04":
         raise PackError(f"{path} is no steering pack; make one with: fs-local fit")
