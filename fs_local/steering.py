@@ -5,6 +5,8 @@
 One prefill is enough where every decision is made no later than the first layer that it steers, and the prompt is one
 micro-batch: the states are read on the way, the additions are made on the way. Else the first pass decides, ends at the last layer
 that it needs if anything opened, and a second pass runs with the control vector set. Both give the same logits, bit for bit.
+Of a prompt of several micro-batches, the parts before the last are evaluated whole only if the gates look closed at the end of the
+first: else a second pass is likely, and what is behind the decision would be evaluated for nothing. A wrong guess costs time alone.
 Decisions are always of the unsteered model: no pack sees what another one added.
 """
 
@@ -171,7 +173,8 @@ class Steering:
                 context.decode(chunk, start=start + first, seq=seq, output=last)
             return []
 
-        probe = _Probe(self, steer_in_place=len(chunks) == 1 or not self.prompt_too)
+        in_place = len(chunks) == 1 or not self.prompt_too
+        probe = _Probe(self, in_place, may_guess=not in_place and context.model.can_roll_back)
         with context.hooked(self._hooks, probe.read_and_add):
             for first, last, chunk in chunks:
                 probe.in_last = last
@@ -215,9 +218,10 @@ class Steering:
 class _Probe:
     """Reads the states of a query's last token on their way through the graph, decides, and steers where it is not too late."""
 
-    def __init__(self, steering: Steering, steer_in_place: bool = False) -> None:
+    def __init__(self, steering: Steering, steer_in_place: bool = False, may_guess: bool = False) -> None:
         self._steering = steering
         self._steer_in_place = steer_in_place
+        self._looks_open: bool | None = None if may_guess else False
         self._seen: dict[int, F32] = {}
         self._additions: dict[int, F32] = {}
         self.in_last = False
@@ -235,16 +239,30 @@ class _Probe:
 
     def read_and_add(self, states: LayerStates) -> bool:
         """A hook that decides, and adds from there on, if no layer that was passed wants an addition."""
+        if not self.in_last and self._looks_open is not False:
+            return self._guess(states)
         if not self.decisions:
             self._read(states)
             self._additions = added_by_layer(self.decisions)
-            if self._additions and (not self._steer_in_place or min(self._additions) < states.layer):
+            too_late = self._additions and (not self._steer_in_place or min(self._additions) < states.layer)
+            if too_late or (self.decisions and self._looks_open):
                 self.wants_second_pass = True
                 return False
         if states.layer in self._additions:
             first = 0 if self._steering.prompt_too else states.n_rows - 1
             states.add(self._additions[states.layer], first)
         return True
+
+    def _guess(self, states: LayerStates) -> bool:
+        """Whether to evaluate a part before the last beyond the last layer that decides: not if the first part's end opens a gate."""
+        if self._looks_open is None:
+            if states.n_rows == 0:
+                self._looks_open = False
+                return True
+            self._seen[states.layer] = states.last()
+            if states.layer == self._steering._decides_at:
+                self._looks_open = any(d.is_open for d in self._decide())
+        return not self._looks_open or states.layer != self._steering._decides_at
 
     def _read(self, states: LayerStates) -> None:
         if not self.in_last or states.n_rows == 0:
@@ -255,13 +273,17 @@ class _Probe:
                 f"the state after block {states.layer} is not finite (NaN or infinite); the model file may be damaged"
             )
         self._seen[states.layer] = state
-        if states.layer != self._steering._decides_at:
-            return
+        if states.layer == self._steering._decides_at:
+            self.decisions = self._decide()
+
+    def _decide(self) -> list[Decision]:
+        """Every pack's decision on the states that were seen last."""
+        decisions = []
         for pack, engine in zip(self._steering.packs, self._steering._engines, strict=True):
             steer = pack.manifest.steer
             at_gate = np.concatenate([self._seen[layer] for layer in pack.manifest.gate.layers])
             found = engine(at_gate, self._seen[steer.layers[0]])
-            self.decisions.append(
+            decisions.append(
                 Decision(
                     pack.manifest.name,
                     found.opening,
@@ -272,6 +294,7 @@ class _Probe:
                     tuple(steer.layers),
                 )
             )
+        return decisions
 
 
 def added_by_layer(decisions: Sequence[Decision]) -> dict[int, F32]:

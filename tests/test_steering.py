@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import dataclasses
 from collections.abc import Iterator
 from contextlib import nullcontext
 
@@ -138,6 +139,31 @@ def test_single_pass_two_pass_and_stock_agree_bit_for_bit(smollm2: Model) -> Non
 
 def test_the_same_with_micro_batches_of_the_usual_size(smollm2: Model) -> None:
     assert_exact(smollm2, [(10, 10)], [smollm2.tokenize("all work and no play " * 120)[:560]], n_ubatch=512)
+
+
+@pytest.mark.parametrize("looks", ["open", "closed"])
+def test_a_wrong_guess_at_the_first_part_changes_nothing(context: Context, smollm2: Model, looks: str) -> None:
+    """A gate that is one thing at the end of the first micro-batch, and the other at the end of the prompt."""
+    tokens, ends = prompts(smollm2)[-1], []
+
+    def read(states: LayerStates) -> bool:
+        ends.append(states.last())
+        return True
+
+    with context.hooked([10], read):
+        for first in range(0, len(tokens), UBATCH):
+            context.decode(tokens[first : first + UBATCH], start=first)
+    first_end, last = (ends[0], ends[-1]) if looks == "open" else (ends[-1], ends[0])
+    apart = (first_end - last).astype(np.float64)
+    coef = 16 * apart / (apart @ apart)  # logits of 8 and -8
+    middle = coef @ (first_end + last) / 2
+    pack = synthetic_pack(smollm2, "open", layer=10, gate_layer=10)
+    settings = pack.manifest.gate.model_copy(update={"intercept": float(-middle)})
+    gate = dataclasses.replace(pack.gate, coef=coef.astype(np.float32), intercept=float(-middle))
+    pack = Pack.of(pack.manifest.model_copy(update={"gate": settings}), gate, pack.experts)
+    ours = steered_logits(context, Steering(smollm2, [pack]), tokens, 3)
+    np.testing.assert_array_equal(ours, reference_logits(context, pack, tokens, 3))
+    assert np.array_equal(ours, stock_logits(smollm2, tokens, 3)) == (looks == "open")
 
 
 @pytest.mark.slow

@@ -30,6 +30,7 @@ class Model:
         n_ctx_train: longest context the model was trained for, in tokens.
         fingerprint: 16 hex digits, the same for every quantization of one model.
         quantization: for example `Q4_1`.
+        can_roll_back: whether the end of a sequence can be removed from its memory; not so with a recurrent state.
         build: what its results depend on: these very weights, and the version of llama.cpp.
     """
 
@@ -44,6 +45,7 @@ class Model:
         self.width: int = api.llama_model_n_embd(handle)
         self.n_vocab: int = api.llama_vocab_n_tokens(self._vocab)
         self.n_ctx_train: int = api.llama_model_n_ctx_train(handle)
+        self.can_roll_back = not (api.llama_model_is_recurrent(handle) or api.llama_model_is_hybrid(handle))
         self.fingerprint = gguf_header.fingerprint(header)
         self.quantization = gguf_header.quantization(header)
         self.build = f"{gguf_header.weights_digest(header)}-{api.llama_version().decode()}"
