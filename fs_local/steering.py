@@ -221,7 +221,7 @@ class _Probe:
     def __init__(self, steering: Steering, steer_in_place: bool = False, may_guess: bool = False) -> None:
         self._steering = steering
         self._steer_in_place = steer_in_place
-        self._looks_open: bool | None = None if may_guess else False
+        self._looks_open: bool | None = None if may_guess else False  # None: not known yet
         self._seen: dict[int, F32] = {}
         self._additions: dict[int, F32] = {}
         self.in_last = False

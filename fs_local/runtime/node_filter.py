@@ -46,7 +46,7 @@ class NodeFilter:
         make = llama().ggml_backend_sched_eval_callback
         self._python = make(on_node)  # llama.cpp keeps only the pointer
         self._wanted = (ctypes.c_uint8 * n_layer)()
-        self._any_wanted = False
+        self._any_wanted = False  # kept: counting them anew at each token is not free
         self._state = _State(
             get_name=ctypes.cast(ggml().get_name, ctypes.c_void_p),  # type: ignore[arg-type]  # a foreign function is callable and castable
             python=ctypes.cast(self._python, ctypes.c_void_p),
