@@ -103,7 +103,7 @@ def _beyond_threshold(ir: F32, general: F32, seed: int) -> tuple[F32, F32]:
     """How far IR (n,) and general queries (m,) are beyond the threshold of a condition that was fitted without them. ir: (n, d); general: (m, d)."""
     beyond = np.empty(len(ir), dtype=np.float32), np.empty(len(general), dtype=np.float32)
     at_ir, at_general = Rows.of(ir), Rows.of(general)
-    folds = KFold(min(_FOLDS, len(ir), len(general)), shuffle=True, random_state=seed)
+    folds = KFold(_FOLDS, shuffle=True, random_state=seed)
     for (fit_ir, out_ir), (fit_general, out_general) in zip(folds.split(ir), folds.split(general), strict=True):
         gate = CosineCondition().fit(at_ir[fit_ir], at_general[fit_general]).gate_
         beyond[0][out_ir] = at_ir[out_ir].each(gate.score) - np.float32(gate.edge)
