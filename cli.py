@@ -599,11 +599,11 @@ def bench(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Measure what steering costs on this machine, against llama.cpp alone. Under two minutes with a small model.
+    """Measure what steering costs on this machine, against llama.cpp alone. Some three minutes with a small model.
 
     Example: fs-local bench smollm2
 
-    Example, for figures to quote: fs-local bench smollm2 --pairs 15 --seconds 60
+    Example, for figures to quote: fs-local bench smollm2 --pairs 15 --seconds 30
 
     Example: fs-local bench smollm2 --scaling --report scaling.html
 
