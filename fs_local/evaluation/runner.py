@@ -133,19 +133,19 @@ class Runner:
         """For each request: mean KL(unsteered ‖ steered) of the next-token distributions over its answers' tokens (nats), and the
         share of tokens where both rank the same one first. Exactly (0, 1) where nothing is added."""
 
+        open_rows = [i for i, d in enumerate(decided) if d.additions]
+        spoken, opened = [requests[i] for i in open_rows], [decided[i] for i in open_rows]
+
         def compute(rows: list[int]) -> list[tuple[float, float]]:
-            some = [requests[i] for i in rows]
+            some = [spoken[i] for i in rows]
             with Batch.for_requests(self.model, some, prompt_too=prompt_too) as batch:
                 plain = {at[:3]: at[3] for at in batch.logits(some, None)}
                 found: list[list[tuple[float, float]]] = [[] for _ in rows]
-                for i, j, at, logits in batch.logits(some, [decided[i].additions for i in rows]):
+                for i, j, at, logits in batch.logits(some, [opened[i].additions for i in rows]):
                     found[i].append(_divergence(plain[i, j, at], logits))
             return [(float(np.mean([k for k, _ in f])), float(np.mean([t for _, t in f]))) for f in found]
 
-        open_rows = [i for i, d in enumerate(decided) if d.additions]
-        values = self._each(
-            "drift", [requests[i] for i in open_rows], [decided[i] for i in open_rows], [prompt_too], what, compute
-        )
+        values = self._each("divergence", spoken, opened, [prompt_too], what, compute)
         by_row = dict(zip(open_rows, values, strict=True))
         return [tuple(by_row.get(i, (0.0, 1.0))) for i in range(len(requests))]
 

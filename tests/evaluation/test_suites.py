@@ -120,6 +120,19 @@ def test_an_open_gate_drifts_and_more_strength_drifts_more(smollm2: Model) -> No
     assert 0 < kl[1] < kl[2]
 
 
+def test_each_row_has_the_drift_of_its_own_steering(smollm2: Model) -> None:
+    vector = synthetic_pack(smollm2, "open", layer=10, gate_layer=8).experts.prototypes[0]
+    runner = Runner(smollm2)
+    queries = [Query.of(text) for text in ("What is two plus two?", "Name a colour.", "How are you?", "Name a fruit.")]
+    requests = runner.requests(queries, [["Here is an answer."]] * 4)
+    decided = [Decided(0.0, {}), Decided(1.0, {10: vector}), Decided(0.0, {}), Decided(0.5, {10: vector / 2})]
+    found = runner.drift(requests, decided)
+    assert found[0] == found[2] == (0.0, 1.0)
+    for i in (1, 3):
+        (alone,) = runner.drift([requests[i]], [decided[i]])
+        assert found[i] == pytest.approx(alone, rel=0.1) and alone[0] > 0
+
+
 def test_generation_scope_starts_at_the_last_prompt_token(smollm2: Model) -> None:
     packs = [synthetic_pack(smollm2, "open", layer=10, gate_layer=8, scope=s) for s in ("all", "generation")]
     rows = read_suite("drift", DATA / "unseen_general.jsonl", limit=1)
