@@ -37,7 +37,9 @@ class MeanDifference(BaseEstimator):  # type: ignore[misc]
 
 
 class PrincipalDirection(BaseEstimator):  # type: ignore[misc]
-    """RepE as repeng's `pca_diff` has it: the first principal direction of the differences, not centred.
+    """RepE: the first principal direction of the differences about zero, which is that of repeng's `pca_center`.
+
+    (repeng's `pca_diff` takes the mean of the differences away first, as sklearn's PCA does.)
 
     Its sign is the one under which most pairs point along it. repeng leaves the length to the user; here the vector is as long as
     the differences are along it in the mean, so that strengths mean the same as for the other methods.
