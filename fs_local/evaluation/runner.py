@@ -112,7 +112,7 @@ class Runner:
                 for i, (tokens, drawn_with) in enumerate(drawn)
             ]
 
-        rows = self._each("answer", requests, decided, [max_tokens, prompt_too], what, compute)
+        rows = self._each("answer", requests, decided, [max_tokens], prompt_too, what, compute)
         return [Answer(r["text"], tuple(r["tokens"]), r["log_probability"]) for r in rows]
 
     def scores(
@@ -125,7 +125,7 @@ class Runner:
                 found = batch.score([requests[i] for i in rows], [decided[i].additions for i in rows])
             return [[[float(x) for x in answer] for answer in answers] for answers in found]
 
-        return self._each("score", requests, decided, [prompt_too], what, compute)
+        return self._each("score", requests, decided, [], prompt_too, what, compute)
 
     def drift(
         self, requests: Sequence[Request], decided: Sequence[Decided], prompt_too: bool = True, what: str = "drift"
@@ -145,7 +145,7 @@ class Runner:
                     found[i].append(_divergence(plain[i, j, at], logits))
             return [(float(np.mean([k for k, _ in f])), float(np.mean([t for _, t in f]))) for f in found]
 
-        values = self._each("divergence", spoken, opened, [prompt_too], what, compute)
+        values = self._each("divergence", spoken, opened, [], prompt_too, what, compute)
         by_row = dict(zip(open_rows, values, strict=True))
         return [tuple(by_row.get(i, (0.0, 1.0))) for i in range(len(requests))]
 
@@ -155,6 +155,7 @@ class Runner:
         requests: Sequence[Request],
         decided: Sequence[Decided],
         settings: list[object],
+        prompt_too: bool,
         what: str,
         compute: Callable[[list[int]], list[Any]],
     ) -> list[Any]:
@@ -168,7 +169,12 @@ class Runner:
         check_lengths(self.model, requests)
         keys = [
             digest(
-                kind, r.prompt, r.answers, settings, [[k, v.tobytes().hex()] for k, v in sorted(d.additions.items())]
+                kind,
+                r.prompt,
+                r.answers,
+                # where nothing is added, it makes no difference where it would be: unsteered rows are evaluated once
+                [*settings, prompt_too or not d.additions],
+                [[k, v.tobytes().hex()] for k, v in sorted(d.additions.items())],
             )
             for r, d in zip(requests, decided, strict=True)
         ]

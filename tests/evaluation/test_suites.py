@@ -134,6 +134,17 @@ def test_each_row_has_the_drift_of_its_own_steering(smollm2: Model) -> None:
         assert found[i] == pytest.approx(alone, rel=0.1)
 
 
+def test_closed_rows_are_the_unsteered_ones_in_any_scope(smollm2: Model, tmp_path: Path) -> None:
+    vector = synthetic_pack(smollm2, "open", layer=10, gate_layer=8).experts.prototypes[0]
+    runner = Runner(smollm2, Store(tmp_path / "kept.jsonl"))
+    requests = runner.requests([Query.of(text) for text in ("What is two plus two?", "Name a colour.")])
+    closed, opened = Decided(0.0, {}), Decided(1.0, {10: vector})
+    plain = runner.answers(requests, [closed, closed], 4)
+    lines = len((tmp_path / "kept.jsonl").read_text().splitlines())
+    assert runner.answers(requests, [closed, opened], 4, prompt_too=False)[0] == plain[0]
+    assert len((tmp_path / "kept.jsonl").read_text().splitlines()) == lines + 1  # only the open row was evaluated
+
+
 def test_generation_scope_starts_at_the_last_prompt_token(smollm2: Model) -> None:
     packs = [synthetic_pack(smollm2, "open", layer=10, gate_layer=8, scope=s) for s in ("all", "generation")]
     rows = read_suite("drift", DATA / "unseen_general.jsonl", limit=1)
