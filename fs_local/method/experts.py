@@ -179,7 +179,7 @@ class MixtureOfSteeringExperts(BaseEstimator):  # type: ignore[misc]
         residual = principal(known, min(self.residual_rank, len(train) - 1, delta.width), self.seed).axes
 
         inputs = principal(h[train], min(_INPUT_PCA, len(train) // 2, h.width), self.seed)
-        to_z = inputs.axes / np.sqrt(inputs.variance[:1] + 1e-30)
+        to_z = inputs.axes / np.sqrt(inputs.variance[:1].sum() + 1e-30)  # no axes, where all pairs have one query
         z = np.column_stack([h.each(lambda chunk: (chunk - inputs.mean) @ to_z.T), np.ones(len(h))])
         scale = mean_square(known)
         # W_K C depends only on C within its own span: K coordinates in place of d

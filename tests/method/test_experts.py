@@ -125,3 +125,12 @@ def test_what_can_not_be_fitted_says_so(options: dict, change: object, message: 
     states, differences, _ = planted(60)
     with pytest.raises(FitError, match=message):
         MixtureOfSteeringExperts(**options).fit(*change(states, differences))  # type: ignore[operator]
+
+
+def test_pairs_of_one_query_are_routed_alike() -> None:
+    _, differences, _ = planted(60)
+    one = np.ones((60, 12), dtype=np.float32)
+    found = MixtureOfSteeringExperts(seed=0).fit(one, differences)
+    vectors = found.vector(one[:2])
+    assert np.isfinite(vectors).all()
+    assert (vectors[0] == vectors[1]).all()
