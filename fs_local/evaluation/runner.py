@@ -95,8 +95,7 @@ class Runner:
     ) -> list[Answer]:
         """Greedy answers, with their log-probability under the unsteered model. Equal queries with equal decisions are answered once."""
 
-        def compute(rows: list[int]) -> list[dict[str, Any]]:
-            some, additions = [requests[i] for i in rows], [decided[i].additions for i in rows]
+        def compute(some: list[Request], additions: list[Additions]) -> list[dict[str, Any]]:
             with Batch.for_requests(self.model, some, max_tokens, prompt_too) as batch:
                 drawn = batch.generate([r.prompt for r in some], additions, max_tokens)
                 # what was drawn unsteered has its log-probability already
@@ -120,9 +119,9 @@ class Runner:
     ) -> list[list[list[float]]]:
         """Log-probability of each token of each answer of each request (nats)."""
 
-        def compute(rows: list[int]) -> list[list[list[float]]]:
-            with Batch.for_requests(self.model, [requests[i] for i in rows], prompt_too=prompt_too) as batch:
-                found = batch.score([requests[i] for i in rows], [decided[i].additions for i in rows])
+        def compute(some: list[Request], additions: list[Additions]) -> list[list[list[float]]]:
+            with Batch.for_requests(self.model, some, prompt_too=prompt_too) as batch:
+                found = batch.score(some, additions)
             return [[[float(x) for x in answer] for answer in answers] for answers in found]
 
         return self._each("score", requests, decided, [], prompt_too, what, compute)
@@ -133,19 +132,17 @@ class Runner:
         """For each request: mean KL(unsteered ‖ steered) of the next-token distributions over its answers' tokens (nats), and the
         share of tokens where both rank the same one first. Exactly (0, 1) where nothing is added."""
 
-        open_rows = [i for i, d in enumerate(decided) if d.additions]
-        spoken, opened = [requests[i] for i in open_rows], [decided[i] for i in open_rows]
-
-        def compute(rows: list[int]) -> list[tuple[float, float]]:
-            some = [spoken[i] for i in rows]
+        def compute(some: list[Request], additions: list[Additions]) -> list[tuple[float, float]]:
             with Batch.for_requests(self.model, some, prompt_too=prompt_too) as batch:
                 plain = {at[:3]: at[3] for at in batch.logits(some, None)}
-                found: list[list[tuple[float, float]]] = [[] for _ in rows]
-                for i, j, at, logits in batch.logits(some, [opened[i].additions for i in rows]):
+                found: list[list[tuple[float, float]]] = [[] for _ in some]
+                for i, j, at, logits in batch.logits(some, additions):
                     found[i].append(_divergence(plain[i, j, at], logits))
             return [(float(np.mean([k for k, _ in f])), float(np.mean([t for _, t in f]))) for f in found]
 
-        values = self._each("divergence", spoken, opened, [], prompt_too, what, compute)
+        open_rows = [i for i, d in enumerate(decided) if d.additions]
+        opened = [requests[i] for i in open_rows], [decided[i] for i in open_rows]
+        values = self._each("divergence", *opened, [], prompt_too, what, compute)
         by_row = dict(zip(open_rows, values, strict=True))
         return [tuple(by_row.get(i, (0.0, 1.0))) for i in range(len(requests))]
 
@@ -157,7 +154,7 @@ class Runner:
         settings: list[object],
         prompt_too: bool,
         what: str,
-        compute: Callable[[list[int]], list[Any]],
+        compute: Callable[[list[Request], list[Additions]], list[Any]],
     ) -> list[Any]:
         """Results of rows, from the store where they are there; else computed in groups of similar length, and kept.
 
@@ -188,7 +185,8 @@ class Runner:
         missing = [group for group in groups if any(keys[i] not in known for i in group)]
         done = len(order) - sum(map(len, missing))
         for group in missing:
-            for i, result in zip(group, compute(group), strict=True):
+            computed = compute([requests[i] for i in group], [decided[i].additions for i in group])
+            for i, result in zip(group, computed, strict=True):
                 if keys[i] not in known:
                     known[keys[i]] = result
                     if self._store is not None:
