@@ -27,11 +27,12 @@ def _keywords() -> tuple[str, ...]:
 
 
 def refusal_pairs(queries: Sequence[Query], openings: Path | None = None) -> list[Pair]:
-    """Pairs for queries that should be refused: openings of refusals as preferred answers, of compliance as undesired ones.
+    """Pairs for queries that should be refused: each with all openings of refusals as preferred answers, and of compliance as undesired ones.
+
+    A pair's difference is that of the means, so that it tells queries apart and not the wording of openings.
 
     Args:
-        openings: JSON `{"preferred": [texts], "undesired": [texts]}`; by default those that ship with the project, few and alike,
-            for the difference of states is then the refusal and not its wording.
+        openings: JSON `{"preferred": [texts], "undesired": [texts]}`; by default those that ship with the project, few and alike.
 
     Raises:
         DataError: no such file, or not of that form.
@@ -44,17 +45,14 @@ def refusal_pairs(queries: Sequence[Query], openings: Path | None = None) -> lis
     except ValueError as error:
         raise DataError(f"{path} is not JSON: {error}") from error
     preferred, undesired = (_texts(found, name, path) for name in ("preferred", "undesired"))
-    return [
-        Pair(q, (preferred[i % len(preferred)],), (undesired[i // len(preferred) % len(undesired)],))
-        for i, q in enumerate(queries)
-    ]
+    return [Pair(q, preferred, undesired) for q in queries]
 
 
-def _texts(found: Any, name: str, path: Path) -> list[str]:
+def _texts(found: Any, name: str, path: Path) -> tuple[str, ...]:
     side = found.get(name) if isinstance(found, dict) else None
     if not isinstance(side, list) or not side or not all(isinstance(t, str) and t.strip() for t in side):
         raise DataError(f"{path}: `{name}` must be a list of texts")
-    return side
+    return tuple(side)
 
 
 def contrast_queries() -> list[Query]:

@@ -28,9 +28,10 @@ def test_keywords(answer: str, refuses: bool) -> None:
     assert is_refusal(answer) == refuses
 
 
-def test_pairs_use_every_opening() -> None:
+def test_every_pair_has_every_opening() -> None:
     pairs = refusal_pairs([Query.of(f"query {i}") for i in range(8)])
-    assert len({(p.preferred, p.undesired) for p in pairs}) == 4
+    assert {(len(p.preferred), len(p.undesired)) for p in pairs} == {(2, 2)}
+    assert len({(p.preferred, p.undesired) for p in pairs}) == 1
     assert effect_of(pairs) == "refusal"
 
 
