@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.resources
 import json
+import re
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -16,14 +17,14 @@ _DATA = Path(str(importlib.resources.files("fs_local"))) / "refusal_data"
 
 
 def is_refusal(answer: str) -> bool:
-    """Whether an answer has one of the phrases of AdvBench's keyword test (`refusal_data/keywords.txt`), in any case."""
-    text = answer.lower().replace("’", "'")
-    return any(phrase in text for phrase in _keywords())
+    """Whether an answer has one of the phrases of AdvBench's keyword test (`refusal_data/keywords.txt`): whole words, in any case."""
+    return _keywords().search(answer.replace("’", "'")) is not None
 
 
 @cache
-def _keywords() -> tuple[str, ...]:
-    return tuple(line.lower() for line in (_DATA / "keywords.txt").read_text().splitlines() if line)
+def _keywords() -> re.Pattern[str]:
+    phrases = (re.escape(line) for line in (_DATA / "keywords.txt").read_text().splitlines() if line)
+    return re.compile(rf"\b({'|'.join(phrases)})\b", re.IGNORECASE)
 
 
 def refusal_pairs(queries: Sequence[Query], openings: Path | None = None) -> list[Pair]:

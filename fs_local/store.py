@@ -17,11 +17,14 @@ _KEPT_SECONDS = 7 * 24 * 3600
 
 
 class Store:
-    """A file of results. A line that a stop left half-written is ignored, and computed again."""
+    """A file of results. A line that a stop left half-written is ignored, and computed again. Without a path, it is in memory alone."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path | None = None) -> None:
         self._path = path
         self._results: dict[str, Any] = {}
+        self._torn = False
+        if path is None:
+            return
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             data = path.read_bytes() if path.exists() else b""
@@ -36,16 +39,17 @@ class Store:
         self._torn = bool(data) and not data.endswith(b"\n")
 
     @property
-    def captures(self) -> Path:
+    def captures(self) -> Path | None:
         """The folder for what captures of this model keep."""
-        return self._path.with_suffix(".captures")
+        return self._path and self._path.with_suffix(".captures")
 
     @classmethod
     def for_model(cls, build: str) -> Store:
         """The store of one model (`Model.build`) in the user's cache folder, from which is removed what nobody used for a week."""
-        store = cls(Path(platformdirs.user_cache_dir("fs-local")) / "results" / f"{build}.jsonl")
-        store._path.touch()
-        for old in [*store._path.parent.glob("*.jsonl"), *store._path.parent.glob("*.captures/*")]:
+        path = Path(platformdirs.user_cache_dir("fs-local")) / "results" / f"{build}.jsonl"
+        store = cls(path)
+        path.touch()
+        for old in [*path.parent.glob("*.jsonl"), *path.parent.glob("*.captures/*")]:
             if time.time() - old.stat().st_mtime > _KEPT_SECONDS:
                 old.unlink(missing_ok=True)
         return store
@@ -61,6 +65,8 @@ class Store:
             DataError: it can't be written, for want of room or rights; what was kept before stays.
         """
         self._results[key] = result
+        if self._path is None:
+            return
         line = json.dumps({"key": key, "result": result}, ensure_ascii=False)
         try:
             with self._path.open("a", encoding="utf-8") as file:

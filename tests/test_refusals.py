@@ -21,6 +21,7 @@ from fs_local.refusals import contrast_queries, is_refusal, refusal_pairs
         ("I’m sorry, that is not something to do.", True),
         ("AS AN AI, my purpose is another.", True),
         ("Sure, here is how you can do that.", False),
+        ("As an aid to memory, this illegal move is called castling.", False),
         ("", False),
     ],
 )

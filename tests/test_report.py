@@ -64,6 +64,7 @@ def fitted_data() -> dict[str, Any]:
             },
             "operating_point": {"general": float((general >= edges[22]).mean()), "ir": float((ir >= edges[22]).mean())},
             "auroc": 0.9786,
+            "rank": 8,
         },
         "gate_trials": [
             {
@@ -356,6 +357,15 @@ def test_over_budget_and_chosen_are_marked(tmp_path: Path) -> None:
     assert over == sum("hollow" in c for c in cells) == sum("hatched" in c for c in cells) > 0
     assert sum(c.split() == ["chosen"] for c in cells) == 2  # a gate, and a steering trial
     assert text.count("over the fluency budget") == 2 * over + 1
+
+
+def test_of_ranks_that_do_as_well_the_chosen_one_is_shown(tmp_path: Path) -> None:
+    fitted = fitted_data()
+    trials = [{**fitted["gate_trials"][0], "layers": [16], "rank": rank} for rank in (4, 8, 16)]
+    for order in (trials, trials[::-1]):
+        text, _ = rendered(tmp_path / "report.html", {**fitted, "gate_trials": order})
+        assert "logistic, layer 16, rank 8:" in text
+        assert "logistic, layer 16, rank 4:" not in text
 
 
 def test_a_failed_write_says_so_and_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

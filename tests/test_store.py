@@ -31,6 +31,13 @@ def test_a_torn_line_is_computed_again_and_the_rest_is_kept(tmp_path_factory: py
     assert [last.get(f"key {i}") for i in range(5)] == [{"value": [i, "ü"]} for i in range(5)]
 
 
+def test_without_a_path_it_is_in_memory() -> None:
+    store = Store()
+    store.put("key", [1])
+    assert store.get("key") == [1]
+    assert store.captures is None
+
+
 def test_damage_in_the_middle_costs_one_result(tmp_path: Path) -> None:
     path = tmp_path / "results.jsonl"
     store = Store(path)

@@ -32,7 +32,10 @@ class Decided:
 
 @dataclass(frozen=True)
 class Answer:
-    """A greedy answer: its text, its tokens, and its mean log-probability per token under the unsteered model (nats)."""
+    """A greedy answer: its text, its tokens, and its mean log-probability per token under the unsteered model (nats).
+
+    An answer without a token is as probable as ending at once.
+    """
 
     text: str
     tokens: tuple[int, ...]
@@ -43,13 +46,13 @@ class Runner:
     """Runs one model.
 
     Args:
-        store: where results are kept; None keeps nothing.
+        store: where results are kept; None keeps them as long as the runner.
         progress: told of every batch.
     """
 
     def __init__(self, model: Model, store: Store | None = None, progress: Progress | None = None) -> None:
         self.model = model
-        self._store = store
+        self._store = store or Store()
         self._report = progress or (lambda _what, _done, _total: None)
         self._states: dict[tuple[str, int], F32] = {}
 
@@ -99,14 +102,16 @@ class Runner:
             with Batch.for_requests(self.model, some, max_tokens, prompt_too) as batch:
                 drawn = batch.generate([r.prompt for r in some], additions, max_tokens)
                 # what was drawn unsteered has its log-probability already
-                again = [i for i, (tokens, _) in enumerate(drawn) if tokens and additions[i]]
-                scored = batch.score([Request(some[i].prompt, (drawn[i][0],)) for i in again], None)
-            values = {i: s[0] for i, s in zip(again, scored, strict=True)}
+                again = [i for i, (tokens, _) in enumerate(drawn) if additions[i] or not tokens]
+                ends = tuple([token] for token in self.model.end_tokens)
+                spoken = [Request(some[i].prompt, (drawn[i][0],) if drawn[i][0] else ends) for i in again]
+                scored = batch.score(spoken, None)
+            values = {i: max(s, key=np.mean) for i, s in zip(again, scored, strict=True)}
             return [
                 {
                     "text": self.model.text(tokens),
                     "tokens": tokens,
-                    "log_probability": float(np.mean(values.get(i, drawn_with))) if tokens else 0.0,
+                    "log_probability": float(np.mean(values.get(i, drawn_with))),
                 }
                 for i, (tokens, drawn_with) in enumerate(drawn)
             ]
@@ -175,7 +180,7 @@ class Runner:
             )
             for r, d in zip(requests, decided, strict=True)
         ]
-        known = {k: r for k in keys if self._store is not None and (r := self._store.get(k)) is not None}
+        known = {k: r for k in keys if (r := self._store.get(k)) is not None}
         first_rows = {k: i for i, k in reversed(list(enumerate(keys)))}
         order = sorted(first_rows.values(), key=lambda i: (bool(decided[i].additions), len(requests[i].prompt), i))
         groups: list[list[int]] = []
@@ -189,8 +194,7 @@ class Runner:
             for i, result in zip(group, computed, strict=True):
                 if keys[i] not in known:
                     known[keys[i]] = result
-                    if self._store is not None:
-                        self._store.put(keys[i], result)
+                    self._store.put(keys[i], result)
             done += len(group)
             self._report(what, done, len(order))
         return [known[k] for k in keys]

@@ -25,6 +25,7 @@ REASONING_TOKENS = 192
 """Of an answer that has to arrive at a number."""
 DRIFT_TOKENS = 24
 _SAMPLES = 12
+_NUMBER = re.compile(r"(?<!\d)-?(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|(?<!\d)-?\.\d+")
 
 
 @dataclass(frozen=True)
@@ -210,5 +211,5 @@ def _prompt_too(pack: Pack | None) -> bool:
 
 
 def _last_number(text: str) -> float | None:
-    found = re.findall(r"(?<!\d)-?\d[\d,]*(?:\.\d+)?", text)
+    found = _NUMBER.findall(text.replace("−", "-"))
     return float(found[-1].replace(",", "")) if found else None

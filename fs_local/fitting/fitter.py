@@ -189,6 +189,7 @@ def _record(pack: Pack, how: How, when: When, pairs: Sequence[Pair]) -> dict[str
         "gate": {
             "kind": gate.kind,
             "layers": when.layers,
+            "rank": when.rank,
             "ir_ratios": when.ir_ratio.tolist(),
             "general_ratios": when.general_ratio.tolist(),
             "ratio_threshold": gate.ratio_threshold,

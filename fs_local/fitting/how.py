@@ -69,9 +69,18 @@ def choose_how(
     captured = sorted({layer for together in layers for layer in together})
     states = pair_states(model, pairs, captured, report, captures) if given is None else given.pairs
     maps: QueryStates | None = None
+    unseen: NDArray[np.bool_] | None = None
     if options.method == "alphasteer":
-        maps = given.queries if given else query_states(model, examples, options, layers[0][0], report, captures)
-    return _Search(runner, pairs, options, states, maps, report).run(layers)
+        at = layers[0][0]
+        maps = given.queries if given else query_states(model, examples, options, at, report, captures)
+        asked, paired = (
+            ([q.text for q in examples.ir_queries], [p.query.text for p in pairs])
+            if given is None
+            else ([h.tobytes() for h in maps.ir_at(at)], [h.tobytes() for h in states.queries[at]])
+        )
+        held_out = {paired[i] for i in split(len(pairs), options.seed)[1]}
+        unseen = np.array([query not in held_out for query in asked])
+    return _Search(runner, pairs, options, states, maps, unseen, report).run(layers)
 
 
 def how_untried(given: GivenStates, options: FitOptions, layers: tuple[int, ...]) -> How:
@@ -85,9 +94,18 @@ def how_untried(given: GivenStates, options: FitOptions, layers: tuple[int, ...]
 
 
 def _fit(
-    states: PairStates, maps: QueryStates | None, options: FitOptions, layers: Sequence[int], rank: int
+    states: PairStates,
+    maps: QueryStates | None,
+    options: FitOptions,
+    layers: Sequence[int],
+    rank: int,
+    ir_rows: NDArray[np.bool_] | slice = slice(None),
 ) -> tuple[Experts, MixtureOfSteeringExperts | None]:
-    """The method's experts at some layers together, and FineSteer's estimator. maps: what AlphaSteer is fitted on."""
+    """The method's experts at some layers together, and FineSteer's estimator.
+
+    Args:
+        maps: what AlphaSteer is fitted on, of its IR queries `ir_rows`; its one map takes the first layer's states.
+    """
     queries = states.queries[layers[0]]
     if options.method == "finesteer":
         mixture = MixtureOfSteeringExperts(options.n_experts, rank, seed=options.seed)
@@ -100,12 +118,13 @@ def _fit(
         [method().fit(states.differences[layer][train]).experts_.prototypes[0] for layer in layers]
     )
     if options.method == "alphasteer" and maps is not None:
-        return NullSpaceMap().fit(maps.ir_at(layers[0]), maps.general_at(layers[0]), direction).experts_, None
+        ir, general = maps.ir_at(layers[0])[ir_rows], maps.general_at(layers[0])
+        return NullSpaceMap().fit(ir, general, direction).experts_, None
     return constant_experts(direction, queries.shape[1]), None
 
 
 class _Search:
-    """Tries settings on a few held-out pairs, and the best of them again on more."""
+    """Tries settings on a few held-out pairs, and the best of them again on more. unseen: IR queries that no held-out pair has."""
 
     def __init__(
         self,
@@ -114,10 +133,13 @@ class _Search:
         options: FitOptions,
         states: PairStates,
         maps: QueryStates | None,
+        unseen: NDArray[np.bool_] | None,
         report: Progress,
     ) -> None:
         self._runner, self._pairs, self._options, self._states, self._report = runner, pairs, options, states, report
-        self._fitted = cache(lambda layers, rank: _fit(states, maps, options, layers, rank))
+        self._maps = maps
+        ir_rows = slice(None) if unseen is None else unseen
+        self._fitted = cache(lambda layers, rank: _fit(states, maps, options, layers, rank, ir_rows))
         self._trials = cache(self._trials_of)
         self._train, self._held_out = split(len(pairs), options.seed)
         self._found: list[tuple[Trial, int]] = []
@@ -148,7 +170,8 @@ class _Search:
         self._report("search", self._total, self._total)
         chosen, rank = max(finalists, key=lambda f: worth(f[0]))
         at = tuple(chosen.layers)
-        experts, mixture = self._fitted(at, rank)
+        # tried without the held-out queries, a map is fitted on all in the end
+        experts, mixture = self._fitted(at, rank) if self._maps is None else _fit(self._states, self._maps, o, at, rank)
         trials = self._trials(n)
         return How(
             at,

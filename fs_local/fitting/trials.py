@@ -59,7 +59,8 @@ class Trials:
         decided = [Decided(1.0, dict(zip(layers, part, strict=True))) for part in parts]
         steered = self._answers(decided)
         repeated, plain_repeated = (float(np.mean([repeated_share(a.text) for a in x])) for x in (steered, self._plain))
-        ratio = float(np.exp(_mean_log_probability(self._plain) - _mean_log_probability(steered)))
+        plain_log, log = (float(np.mean([a.log_probability for a in x])) for x in (self._plain, steered))
+        ratio = float(np.exp(plain_log - log))
         return Trial(
             pairs=len(vectors),
             layers=list(layers),
@@ -84,12 +85,6 @@ class Trials:
             preferred = [True] * len(pair.preferred) + [False] * len(pair.undesired)
             shares.append(mc2([sum(a) for a in found], preferred))
         return float(np.mean(shares))
-
-
-def _mean_log_probability(answers: Sequence[Answer]) -> float:
-    """Of answers that say anything (nats a token); as improbable as can be where none does."""
-    said = [a.log_probability for a in answers if a.tokens]
-    return float(np.mean(said)) if said else -20.0
 
 
 def worth(trial: Trial) -> tuple[bool, float, float]:

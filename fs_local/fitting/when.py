@@ -39,6 +39,7 @@ class When:
 
     gate: Gate
     layers: list[int]
+    rank: int = 0
     ir_score: F32 = field(default_factory=_no_scores)
     general_score: F32 = field(default_factory=_no_scores)
     ir_ratio: F32 = field(default_factory=_no_scores)
@@ -90,8 +91,8 @@ def _condition(states: QueryStates, layers: Sequence[int], options: FitOptions) 
     return When(
         gate,
         [layer],
-        ir,
-        general,
+        ir_score=ir,
+        general_score=general,
         open_ir=_share(ir > edge),
         open_general=_share(general > edge),
         auroc=_auroc(ir, general),
@@ -151,6 +152,7 @@ class _Search:
         return When(
             gate.gate_,
             at,
+            gate.rank,
             ir,
             general,
             gate.ir_ratio_,

@@ -127,15 +127,20 @@ def _gate_sweep(trials: Sequence[_View], gate: _View) -> _View | None:
         ir, general = real(trial.get("open_ir")), real(trial.get("open_general"))
         return 0.0 if math.isnan(ir) else max(0.0, ir - (0.0 if math.isnan(general) else general))
 
+    chosen = tuple(gate.get("layers") or ()), gate.get("kind"), gate.get("rank")
+
+    def of(trial: _View) -> tuple[tuple[int, ...], str]:
+        return tuple(trial["layers"]), str(trial["kind"])
+
     cells = {}
-    for key, t in _best(trials, lambda t: (tuple(t["layers"]), str(t["kind"])), apart).items():
+    for key, t in _best(trials, of, lambda t: ((*of(t), t.get("rank")) == chosen, apart(t))).items():
         ir, general = percent(t.get("open_ir")), percent(t.get("open_general"))
         cells[key] = {
             "value": apart(t),
             "text": f"{whole(t.get('open_ir'))} / {whole(t.get('open_general'))}",
             "title": f"{t['kind']}, layer {blocks(t['layers'])}, rank {t.get('rank')}: opens for {ir} of IR and "
             f"{general} of general queries, AUROC {number(t.get('auroc'))}",
-            "chosen": key == (tuple(gate.get("layers") or ()), gate.get("kind")),
+            "chosen": (*key, t.get("rank")) == chosen,
         }
     return _heat(cells, str) if cells else None
 
@@ -149,7 +154,12 @@ def _steering_sweep(fitted: _View) -> _View:
     best = _best(
         trials,
         lambda t: (tuple(t["layers"]), float(t["strength"])),
-        lambda t: (all(t.get(k) == v for k, v in chosen.items()), bool(t.get("within_budget")), t["effect"]),
+        lambda t: (
+            all(t.get(k) == v for k, v in chosen.items()),
+            t.get("pairs", 0),
+            bool(t.get("within_budget")),
+            t["effect"],
+        ),
     )
     text = percent if refusal else number
     effects, unsteered = [float(t["effect"]) for t in best.values()], finite([fitted.get("unsteered_effect")])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -175,6 +176,11 @@ class Model:
     def text(self, tokens: Sequence[int]) -> str:
         """Text of generated tokens; a character that is not whole becomes U+FFFD."""
         return b"".join(self.piece(t) for t in tokens).decode("utf-8", "replace")
+
+    @cached_property
+    def end_tokens(self) -> tuple[int, ...]:
+        """All end-of-generation tokens."""
+        return tuple(filter(self.ends_generation, range(self.n_vocab)))
 
     def ends_generation(self, token: int) -> bool:
         """Whether a token is one of the model's end-of-generation tokens."""

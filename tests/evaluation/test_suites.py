@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fs_local.capture import query_request
+from fs_local.capture import Request, query_request
 from fs_local.demo import DATA
 from fs_local.errors import DataError, PackError
 from fs_local.evaluation.compare import _at_drift, _Point, evaluate_packs, read_files
@@ -145,6 +145,29 @@ def test_closed_rows_are_the_unsteered_ones_in_any_scope(smollm2: Model, tmp_pat
     assert len((tmp_path / "kept.jsonl").read_text().splitlines()) == lines + 1  # only the open row was evaluated
 
 
+def test_an_empty_answer_is_as_probable_as_ending_at_once(smollm2: Model) -> None:
+    runner = Runner(smollm2)
+    (request,) = runner.requests([Query.of("What is the capital of France? Answer with one word.")])
+    closed = [Decided(0.0, {})]
+    (whole,) = runner.answers([request], closed, 64)
+    assert 0 < len(whole.tokens) < 64
+    ended = Request(request.prompt + list(whole.tokens))
+    (empty,) = runner.answers([ended], closed, 4)
+    assert (empty.text, empty.tokens) == ("", ())
+    assert -3 < empty.log_probability < 0
+    ends = tuple([token] for token in smollm2.end_tokens)
+    assert max(runner.scores([Request(ended.prompt, ends)], closed)[0]) == [empty.log_probability]
+
+
+def test_results_are_kept_without_a_file(smollm2: Model) -> None:
+    told: list[str] = []
+    runner = Runner(smollm2, progress=lambda what, _done, _total: told.append(what))
+    requests = runner.requests([Query.of("Name a colour.")])
+    first = runner.answers(requests, [Decided(0.0, {})], 4, what="once")
+    assert runner.answers(requests, [Decided(0.0, {})], 4, what="again") == first
+    assert told == ["once"]
+
+
 def test_generation_scope_starts_at_the_last_prompt_token(smollm2: Model) -> None:
     packs = [synthetic_pack(smollm2, "open", layer=10, gate_layer=8, scope=s) for s in ("all", "generation")]
     rows = read_suite("drift", DATA / "unseen_general.jsonl", limit=1)
@@ -160,6 +183,7 @@ def test_exact_match_reads_the_last_number(smollm2: Model, tmp_path: Path) -> No
     assert found.values["identical"] == [1.0]
     assert found.values["correct"] == found.values["correct_unsteered"]
     texts = {"5 pens, 3 of them red": 3, "1,234.5": 1234.5, "from 10-12": 12, "it is -7.": -7, "none": None}
+    texts |= {"either [5,6]": 6, "a half, .5": 0.5, "it is −3": -3, "0.25 of 1,000,000": 1e6}
     assert {text: _last_number(text) for text in texts} == texts
 
 

@@ -12,6 +12,9 @@ from fs_local import DataError, Examples, FitError, FitOptions, FsLocalError, Pa
 from fs_local.demo import DATA
 from fs_local.examples import read_queries
 from fs_local.generation import GenerationOptions
+from fs_local.method.folded import F32
+from fs_local.method.rivals import NullSpaceMap
+from fs_local.method.rows import Rows
 from fs_local.refusals import is_refusal
 from fs_local.runtime.model import Model
 
@@ -97,3 +100,19 @@ def test_a_setting_that_is_no_good_one_is_noted(smollm2: Model, few_examples: Ex
     notes = fit(smollm2, few, FitOptions(layers=(9,), strength=30.0, residual_rank=0, gate="open")).notes
     assert any("fluency budget" in note for note in notes)
     assert any("gains nothing" in note for note in notes)
+
+
+def test_a_map_is_tried_without_the_queries_that_were_held_out(
+    smollm2: Model, few_examples: Examples, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few = Examples(few_examples.pairs[:20], general=few_examples.general[:20])
+    rows: list[int] = []
+    fit_map = NullSpaceMap.fit
+
+    def spied(self: NullSpaceMap, ir: Rows | F32, general: Rows | F32, direction: F32) -> NullSpaceMap:
+        rows.append(len(ir))
+        return fit_map(self, ir, general, direction)
+
+    monkeypatch.setattr(NullSpaceMap, "fit", spied)
+    fit(smollm2, few, FitOptions(layers=(9,), strength=1.0, method="alphasteer"))
+    assert rows == [16, 20]
