@@ -671,12 +671,14 @@ def _standard_input() -> str:
 
 
 def _check_folders(*paths: Path | None) -> None:
-    """Before anything long begins: a folder for every file that will be written."""
+    """Before anything long begins: every file that will be written has a folder, and is none itself."""
     from fs_local.errors import PackError
 
     for path in paths:
         if path is not None and not path.parent.is_dir():
             raise PackError(f"{path} can't be written: there is no folder {path.parent}")
+        if path is not None and path.is_dir():
+            raise PackError(f"{path} is a folder; name the file to be written in it")
 
 
 def _load(

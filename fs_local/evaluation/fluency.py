@@ -1,4 +1,4 @@
-"""Fluency: how often words repeat, and how surprised the unsteered model is by an answer."""
+"""Fluency, but for what the unsteered model thinks of it (`Answer.log_probability`): how often words repeat."""
 
 from __future__ import annotations
 

@@ -116,7 +116,7 @@ class Runner:
                 for i, (tokens, drawn_with) in enumerate(drawn)
             ]
 
-        rows = self._each("answer", requests, decided, [max_tokens], prompt_too, what, compute)
+        rows = self._each("greedy answer", requests, decided, [max_tokens], prompt_too, what, compute)
         return [Answer(r["text"], tuple(r["tokens"]), r["log_probability"]) for r in rows]
 
     def scores(

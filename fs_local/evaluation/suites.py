@@ -25,7 +25,7 @@ REASONING_TOKENS = 192
 """Of an answer that has to arrive at a number."""
 DRIFT_TOKENS = 24
 _SAMPLES = 12
-_NUMBER = re.compile(r"(?<!\d)-?(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|(?<!\d)-?\.\d+")
+_NUMBER = re.compile(r"(?<!\d)-?(?:\d{1,3}(?:,\d{2,3})*,\d{3}(?!\d)|\d+)(?:\.\d+)?|(?<![\w.])-?\.\d+")
 
 
 @dataclass(frozen=True)

@@ -74,12 +74,14 @@ def choose_how(
         at = layers[0][0]
         maps = given.queries if given else query_states(model, examples, options, at, report, captures)
         asked, paired = (
-            ([q.text for q in examples.ir_queries], [p.query.text for p in pairs])
+            ([repr(q) for q in examples.ir_queries], [repr(p.query) for p in pairs])
             if given is None
             else ([h.tobytes() for h in maps.ir_at(at)], [h.tobytes() for h in states.queries[at]])
         )
         held_out = {paired[i] for i in split(len(pairs), options.seed)[1]}
         unseen = np.array([query not in held_out for query in asked])
+        if not unseen.any():
+            unseen = None  # all pairs have one query: nothing can be left out
     return _Search(runner, pairs, options, states, maps, unseen, report).run(layers)
 
 

@@ -36,7 +36,7 @@ class Trials:
 
     The effect: share of refusals among greedy answers, or the normalized probability of the preferred answers (TruthfulQA's MC2).
     The budget: answers repeat no more than `REPEATED_BUDGET` above the unsteered ones, and their perplexity under the unsteered
-    model stays below `PERPLEXITY_BUDGET` times theirs.
+    model is at most `PERPLEXITY_BUDGET` times theirs.
 
     Attributes:
         kind: of the effect. unsteered: the effect without steering.

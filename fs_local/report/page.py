@@ -123,7 +123,7 @@ def _best(rows: Iterable[_View], key: Callable[[_View], Any], rank: Callable[[_V
 
 def _gate_sweep(trials: Sequence[_View], gate: _View) -> _View | None:
     def apart(trial: _View) -> float:
-        """What the fit ranks gates by."""
+        """Nearly what the fit ranks gates by: it takes mean openings, and a price for a second pass."""
         ir, general = real(trial.get("open_ir")), real(trial.get("open_general"))
         return 0.0 if math.isnan(ir) else max(0.0, ir - (0.0 if math.isnan(general) else general))
 

@@ -105,7 +105,7 @@ def ggml() -> Ggml:
     path = next((folder / name for name in names if (folder / name).exists()), None)
     if path is None:
         raise ModelError(
-            f"no {names[0]} in {folder}; steering needs llama-cpp-python 0.3.20 or newer: pip install -U llama-cpp-python"
+            f"no {names[0]} in {folder}; steering needs llama-cpp-python 0.3.36 or newer: pip install -U llama-cpp-python"
         )
     library = ctypes.CDLL(str(path))
     tensor, size = ctypes.c_void_p, ctypes.c_size_t

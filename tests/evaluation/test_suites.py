@@ -184,6 +184,7 @@ def test_exact_match_reads_the_last_number(smollm2: Model, tmp_path: Path) -> No
     assert found.values["correct"] == found.values["correct_unsteered"]
     texts = {"5 pens, 3 of them red": 3, "1,234.5": 1234.5, "from 10-12": 12, "it is -7.": -7, "none": None}
     texts |= {"either [5,6]": 6, "a half, .5": 0.5, "it is −3": -3, "0.25 of 1,000,000": 1e6}
+    texts |= {"it is...18": 18, "that makes Rs.50": 50, "1,00,000 rupees": 1e5, "of 12345,6": 6}
     assert {text: _last_number(text) for text in texts} == texts
 
 
