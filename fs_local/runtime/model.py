@@ -6,6 +6,7 @@ import ctypes
 import os
 from collections.abc import Callable, Sequence
 from functools import cached_property
+from importlib.metadata import version
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -32,7 +33,7 @@ class Model:
         fingerprint: 16 hex digits, the same for every quantization of one model.
         quantization: for example `Q4_1`.
         can_roll_back: whether the end of a sequence can be removed from its memory; not so with a recurrent state.
-        build: what its results depend on: these very weights, and the version of llama.cpp.
+        build: what its results depend on: these very weights, and the version of llama-cpp-python.
     """
 
     def __init__(self, handle: Any, header: gguf_header.GgufHeader) -> None:
@@ -49,7 +50,8 @@ class Model:
         self.can_roll_back = not (api.llama_model_is_recurrent(handle) or api.llama_model_is_hybrid(handle))
         self.fingerprint = gguf_header.fingerprint(header)
         self.quantization = gguf_header.quantization(header)
-        self.build = f"{gguf_header.weights_digest(header)}-{api.llama_version().decode()}"
+        # llama.cpp's own version is that of its next release, the same for many builds
+        self.build = f"{gguf_header.weights_digest(header)}-{version('llama-cpp-python')}"
         self.template = ChatTemplate(
             self._metadata_text("tokenizer.chat_template"),
             bos=self._token_text(api.llama_vocab_bos(self._vocab)),
