@@ -25,6 +25,8 @@ from fs_local.store import Store
 EFFECTS = {"refusal": "refused", "truthfulqa": "mc2"}
 """The figure that says what a task wants; drift is the price."""
 STRENGTH_FACTORS = (0.5, 1.0, 1.5)
+FURTHER_FACTORS = (3.0, 6.0, 12.0)
+"""Of packs that drift less than FineSteer's even so: they meet it further on."""
 LABELS = ("ir", "general")
 
 
@@ -135,6 +137,10 @@ class _Point:
     effect: list[float]
     drift: list[float]
 
+    @property
+    def mean_drift(self) -> float:
+        return float(np.mean(self.drift))
+
 
 def _frontier(runner: Runner, packs: Sequence[Pack], files: Sequence[File]) -> tuple[list[Any], list[Any]]:
     tasks = [f for f in files if f.suite in EFFECTS]
@@ -144,15 +150,15 @@ def _frontier(runner: Runner, packs: Sequence[Pack], files: Sequence[File]) -> t
     points: list[dict[str, Any]] = []
     gains: list[dict[str, Any]] = []
     for task in tasks:
-        effect = EFFECTS[task.suite]
-        lines: dict[str, list[_Point]] = {}
-        for pack in packs:
-            for factor in STRENGTH_FACTORS:
-                at = pack.with_strength(min(pack.manifest.steer.strength * factor, MAX_STRENGTH))
-                measured = SUITES[task.suite](runner, task.rows, at).values[effect]
-                drift = SUITES["drift"](runner, general, at).values["kl"]
-                lines.setdefault(pack.manifest.name, []).append(_Point(at.manifest.steer.strength, measured, drift))
-        none = SUITES[task.suite](runner, task.rows, None).values[effect]
+        lines = {p.manifest.name: [_point(runner, task, general, p, f) for f in STRENGTH_FACTORS] for p in packs}
+        ours = _ours(packs)
+        for pack in packs if ours else ():
+            line, price = lines[pack.manifest.name], _best(lines[ours]).mean_drift
+            for factor in FURTHER_FACTORS:
+                if max(p.mean_drift for p in line) >= price:
+                    break
+                line.append(_point(runner, task, general, pack, factor))
+        none = SUITES[task.suite](runner, task.rows, None).values[EFFECTS[task.suite]]
         for name, line in lines.items():
             points += [
                 {
@@ -164,22 +170,31 @@ def _frontier(runner: Runner, packs: Sequence[Pack], files: Sequence[File]) -> t
                 }
                 for p in line
             ]
-        gains += _gains(task, lines, none, {p.manifest.name: p.manifest.method for p in packs})
+        gains += _gains(task, lines, none, ours) if ours else []
     return points, gains
 
 
-def _gains(
-    task: File, lines: dict[str, list[_Point]], none: list[float], methods: dict[str, str]
-) -> list[dict[str, Any]]:
+def _ours(packs: Sequence[Pack]) -> str:
+    """Name of FineSteer's first pack, if there is one."""
+    return next((p.manifest.name for p in packs if p.manifest.method == "finesteer"), "")
+
+
+def _point(runner: Runner, task: File, general: Sequence[Row], pack: Pack, factor: float) -> _Point:
+    at = pack.with_strength(min(pack.manifest.steer.strength * factor, MAX_STRENGTH))
+    measured = SUITES[task.suite](runner, task.rows, at).values[EFFECTS[task.suite]]
+    return _Point(at.manifest.steer.strength, measured, SUITES["drift"](runner, general, at).values["kl"])
+
+
+def _best(line: Sequence[_Point]) -> _Point:
+    return max(line, key=lambda p: float(np.mean(p.effect)))
+
+
+def _gains(task: File, lines: dict[str, list[_Point]], none: list[float], ours: str) -> list[dict[str, Any]]:
     """FineSteer's first pack less every other, each other one brought to FineSteer's drift by interpolating along its strengths."""
-    ours = next((name for name, method in methods.items() if method == "finesteer"), None)
-    if ours is None:
-        return []
-    mine = max(lines[ours], key=lambda p: float(np.mean(p.effect)))
-    found = []
+    mine, found = _best(lines[ours]), []
     for name, line in lines.items():
         if name != ours:
-            theirs = _at_drift(line, none, float(np.mean(mine.drift)))
+            theirs = _at_drift(line, none, mine.mean_drift)
             difference: Figure = gain(mine.effect, theirs)
             found.append({"task": f"{task.suite} on {task.name}", "other": name, "gain": difference.as_dict()})
     return found
@@ -190,7 +205,7 @@ def _at_drift(line: Sequence[_Point], none: list[float], drift: float) -> list[f
     beginning; its best point where even that costs less."""
     known = [
         (0.0, np.array(none)),
-        *sorted(((float(np.mean(p.drift)), np.array(p.effect)) for p in line), key=lambda x: x[0]),
+        *sorted(((p.mean_drift, np.array(p.effect)) for p in line), key=lambda x: x[0]),
     ]
     affordable = [e for d, e in known if d <= drift]
     best: np.ndarray[Any, Any] = max(affordable, key=lambda e: float(e.mean()))

@@ -248,6 +248,20 @@ def test_compare_measures_all_packs_and_their_frontier(smollm2: Model, questions
     json.dumps(found)
 
 
+def test_a_pack_that_drifts_less_is_followed_to_equal_drift(smollm2: Model, questions: Path) -> None:
+    ours = synthetic_pack(smollm2, "open", layer=10, gate_layer=8, name="ours").with_strength(0.4)
+    weak = synthetic_pack(smollm2, "open", layer=10, gate_layer=8, name="weak").with_strength(0.1)
+    general = DATA / "unseen_general.jsonl"
+    files = read_files("compare", [Path(f"truthfulqa={questions}"), Path(f"drift={general}")], limit=1)
+    points = evaluate_packs(smollm2, [ours, weak], files, compare=True)["frontier"]
+    mine, theirs = ([p for p in points if p["pack"] == name] for name in ("ours", "weak"))
+    price = max(mine, key=lambda p: p["effect"]["mean"])["drift"]["mean"]
+    assert [p["strength"] for p in theirs][:4] == pytest.approx([0.05, 0.1, 0.15, 0.3])
+    assert len(mine) == 3
+    assert all(p["drift"]["mean"] < price for p in theirs[:-1])
+    assert theirs[-1]["drift"]["mean"] >= price
+
+
 @pytest.mark.parametrize(
     ("suite", "line", "message"),
     [
