@@ -153,7 +153,7 @@ def _frontier(runner: Runner, packs: Sequence[Pack], files: Sequence[File]) -> t
         lines = {p.manifest.name: [_point(runner, task, general, p, f) for f in STRENGTH_FACTORS] for p in packs}
         ours = _ours(packs)
         for pack in packs if ours else ():
-            line, price = lines[pack.manifest.name], _best(lines[ours]).mean_drift
+            line, price = lines[pack.manifest.name], _as_fitted(lines[ours]).mean_drift
             for factor in FURTHER_FACTORS:
                 if max(p.mean_drift for p in line) >= price:
                     break
@@ -185,13 +185,14 @@ def _point(runner: Runner, task: File, general: Sequence[Row], pack: Pack, facto
     return _Point(at.manifest.steer.strength, measured, SUITES["drift"](runner, general, at).values["kl"])
 
 
-def _best(line: Sequence[_Point]) -> _Point:
-    return max(line, key=lambda p: float(np.mean(p.effect)))
+def _as_fitted(line: Sequence[_Point]) -> _Point:
+    """At the pack's own strength: the best one on these rows would have been chosen by them."""
+    return line[STRENGTH_FACTORS.index(1.0)]
 
 
 def _gains(task: File, lines: dict[str, list[_Point]], none: list[float], ours: str) -> list[dict[str, Any]]:
-    """FineSteer's first pack less every other, each other one brought to FineSteer's drift by interpolating along its strengths."""
-    mine, found = _best(lines[ours]), []
+    """FineSteer's first pack as it was fitted less every other, each other one brought to its drift by interpolating along its strengths."""
+    mine, found = _as_fitted(lines[ours]), []
     for name, line in lines.items():
         if name != ours:
             theirs = _at_drift(line, none, mine.mean_drift)

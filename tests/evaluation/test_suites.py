@@ -255,7 +255,7 @@ def test_a_pack_that_drifts_less_is_followed_to_equal_drift(smollm2: Model, ques
     files = read_files("compare", [Path(f"truthfulqa={questions}"), Path(f"drift={general}")], limit=1)
     points = evaluate_packs(smollm2, [ours, weak], files, compare=True)["frontier"]
     mine, theirs = ([p for p in points if p["pack"] == name] for name in ("ours", "weak"))
-    price = max(mine, key=lambda p: p["effect"]["mean"])["drift"]["mean"]
+    (price,) = (p["drift"]["mean"] for p in mine if p["strength"] == pytest.approx(0.4))
     assert [p["strength"] for p in theirs][:4] == pytest.approx([0.05, 0.1, 0.15, 0.3])
     assert len(mine) == 3
     assert all(p["drift"]["mean"] < price for p in theirs[:-1])
