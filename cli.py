@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Optional
 
@@ -69,7 +70,7 @@ def demo(
     from fs_local.demo import Counts, fit_demo_pack, show_unseen
     from fs_local.terminal import decision_json, escape, out, pack_summary, side_by_side, stages
 
-    _check_folders(output)
+    _check_outputs(output, inputs=[Path(model)])
     with stages() as progress:
         pack = fit_demo_pack(model, progress)
         pack.save(output)
@@ -190,8 +191,8 @@ def fit(
         scope=_choice("--scope", scope, ("all", "generation")),
         seed=seed,
     )
-    _check_folders(output, report)
     path = resolve_model(model)
+    _check_outputs(output, report, inputs=[path, pairs, *(ir or []), *(general or []), openings, states])
     if states is None:
         given, examples = None, read_examples(pairs, ir or [], general or [], openings, seed)
     else:
@@ -259,8 +260,8 @@ def gate(
         strength=strength,
         seed=seed,
     )
-    _check_folders(output)
     path = resolve_model(model)
+    _check_outputs(output, inputs=[path, source, *ir, *(general or [])])
     pack, examples = read_pack(source, path), read_gate_examples(ir, general or [])
     with loading() as progress:
         loaded = Model.load(path, gpu_layers=gpu_layers, progress=progress)
@@ -314,7 +315,9 @@ def evaluate(
     from fs_local.store import Store
     from fs_local.terminal import err, loading, out, stages
 
-    _check_folders(report)
+    # of SUITE=FILE, the file
+    given = [Path(str(d).partition("=")[2] or d) for d in data]
+    _check_outputs(report, inputs=[*given, *data, *(pack or [])])
     files = read_files(_choice("--suite", suite, (*SUITES, "compare")), data, limit)
     packs = [Pack.load(p) for p in pack or []]
     with loading() as progress:
@@ -625,7 +628,7 @@ def bench(
     if scaling:
         if pack is not None:
             raise FsLocalError("--scaling measures capture and fit, which take no pack; leave out --pack")
-        _check_folders(report)
+        _check_outputs(report, inputs=[pack])
         with stages() as progress:
             grown = measure_scaling(model, progress)
         if report is not None:
@@ -670,15 +673,21 @@ def _standard_input() -> str:
         raise DataError("standard input is not UTF-8 text; convert it, for example with iconv") from error
 
 
-def _check_folders(*paths: Path | None) -> None:
-    """Before anything long begins: every file that will be written has a folder, and is none itself."""
+def _check_outputs(*outputs: Path | None, inputs: Sequence[Path | None] = ()) -> None:
+    """Before anything long begins: every file that will be written has a folder, is none itself, and is not one that is read."""
     from fs_local.errors import PackError
 
-    for path in paths:
-        if path is not None and not path.parent.is_dir():
+    taken = [path for path in inputs if path is not None]
+    for path in outputs:
+        if path is None:
+            continue
+        if not path.parent.is_dir():
             raise PackError(f"{path} can't be written: there is no folder {path.parent}")
-        if path is not None and path.is_dir():
+        if path.is_dir():
             raise PackError(f"{path} is a folder; name the file to be written in it")
+        if any(path.resolve() == other.resolve() for other in taken):
+            raise PackError(f"{path} would be overwritten, and is given for something else too; name another file")
+        taken.append(path)
 
 
 def _load(

@@ -45,6 +45,8 @@ def refusal_pairs(queries: Sequence[Query], openings: Path | None = None) -> lis
         found = json.loads(path.read_text("utf-8"))
     except OSError as error:
         raise DataError(f"{path} can't be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is not UTF-8 (byte {error.start}); save it as UTF-8") from error
     except ValueError as error:
         raise DataError(f"{path} is not JSON: {error}") from error
     preferred, undesired = (_texts(found, name, path) for name in ("preferred", "undesired"))
@@ -54,7 +56,7 @@ def refusal_pairs(queries: Sequence[Query], openings: Path | None = None) -> lis
 def _texts(found: Any, name: str, path: Path) -> tuple[str, ...]:
     side = found.get(name) if isinstance(found, dict) else None
     if not isinstance(side, list) or not side or not all(isinstance(t, str) and t.strip() for t in side):
-        raise DataError(f"{path}: `{name}` must be a list of texts")
+        raise DataError(f"{path}: `{name}` must be a list of one text or more")
     if len(side) > MAX_OPENINGS:
         raise DataError(
             f"{path}: `{name}` has {len(side)} texts, and every pair gets them all; give at most {MAX_OPENINGS}"

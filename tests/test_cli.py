@@ -222,6 +222,13 @@ def bad_inputs(tmp_path: Path, pack: Path) -> list[tuple[list[object], str]]:
         (["fit", "smollm2", "--pairs", good, "--strength", "nan"], "the strength must be a number"),
         (["fit", "smollm2", "--pairs", good, "--seed", "-1"], "the seed must be"),
         (["fit", "smollm2", "--pairs", good, "-o", tmp_path / "no" / "p.fspack"], "there is no folder"),
+        (["fit", "smollm2", "--pairs", good, "-o", tmp_path], "is a folder"),
+        (["fit", "smollm2", "--pairs", good, "-o", good], "would be overwritten"),
+        (["fit", "smollm2", "--pairs", good, "-o", tmp_path / "x", "--report", tmp_path / "x"], "would be overwritten"),
+        (
+            ["evaluate", "smollm2", "--suite", "compare", "--data", f"drift={good}", "--report", good],
+            "would be overwritten",
+        ),
         (["gate", one, "--model", "smollm2", "--ir", good], "is JSON, but no .svec file"),
         (["gate", pack, "--model", "smollm2", "--ir", one], "1 IR queries are too few"),
         (["gate", pack, "--model", "nosuch", "--ir", good], "known aliases are smollm2"),

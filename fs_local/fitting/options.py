@@ -78,7 +78,7 @@ class FitOptions:
         if self.strength is not None and not abs(self.strength) <= MAX_STRENGTH:
             raise FitError(f"the strength must be a number from -{MAX_STRENGTH} to {MAX_STRENGTH}")
         if not 0 < self.budget < 1:
-            raise FitError("the general budget must be between 0 and 1")
+            raise FitError("the general budget must be above 0 and below 1, such as 0.02")
         if not 1 <= self.n_experts[0] <= self.n_experts[1]:
             raise FitError("the number of experts must be 1 or more")
         if self.residual_rank is not None and self.residual_rank < 0:

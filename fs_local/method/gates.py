@@ -189,7 +189,7 @@ class LogisticGate(_SubspaceGate):
         if 0.5 / CLOSED_BELOW ** (1 / self.decay) >= 1:
             raise FitError("a logistic gate needs a decay of 5 or more")
         if not 0 < self.budget < 1:
-            raise FitError("the general budget must be between 0 and 1")
+            raise FitError("the general budget must be above 0 and below 1, such as 0.02")
         n_ir, n_general = len(ir_rows), len(general_rows)
         check_budget(n_general, self.budget)
         closed = [general_rows] if contrast is None or not len(contrast) else [general_rows, Rows.of(contrast)]

@@ -107,7 +107,7 @@ def test_same_seed_same_gate() -> None:
         (LogisticGate(), planted(20, 0), None, "general queries"),
         (LogisticGate(), planted(20, 0), planted(2, 0), "2 general queries are too few"),
         (LogisticGate(budget=0.001), planted(20, 0), planted(40, 0), "at least 100"),
-        (LogisticGate(budget=0.0), planted(20, 0), planted(40, 0), "between 0 and 1"),
+        (LogisticGate(budget=0.0), planted(20, 0), planted(40, 0), "above 0 and below 1"),
     ],
 )
 def test_what_can_not_be_fitted_says_so(gate: object, ir: np.ndarray, general: np.ndarray | None, message: str) -> None:
