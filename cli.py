@@ -315,10 +315,8 @@ def evaluate(
     from fs_local.store import Store
     from fs_local.terminal import err, loading, out, stages
 
-    # of SUITE=FILE, the file
-    given = [Path(str(d).partition("=")[2] or d) for d in data]
-    _check_outputs(report, inputs=[*given, *data, *(pack or [])])
     files = read_files(_choice("--suite", suite, (*SUITES, "compare")), data, limit)
+    _check_outputs(report, inputs=[Path(model), *(f.path for f in files), *(pack or [])])
     packs = [Pack.load(p) for p in pack or []]
     with loading() as progress:
         loaded = Model.load(resolve_model(model), gpu_layers=gpu_layers, progress=progress)
@@ -628,7 +626,7 @@ def bench(
     if scaling:
         if pack is not None:
             raise FsLocalError("--scaling measures capture and fit, which take no pack; leave out --pack")
-        _check_outputs(report, inputs=[pack])
+        _check_outputs(report, inputs=[Path(model)])
         with stages() as progress:
             grown = measure_scaling(model, progress)
         if report is not None:

@@ -14,6 +14,7 @@ from fs_local.errors import DataError
 from fs_local.examples import Pair, Query, read_queries
 
 MAX_OPENINGS = 16
+"""On a side: all of a pair's answers are sequences of one batch."""
 _DATA = Path(str(importlib.resources.files("fs_local"))) / "refusal_data"
 
 

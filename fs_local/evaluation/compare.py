@@ -35,6 +35,7 @@ class File:
     """Rows to measure on, and the suite that does. label: `ir` or `general`, where the user said what its queries are."""
 
     suite: str
+    path: Path
     name: str
     rows: list[Row]
     label: str = ""
@@ -62,7 +63,9 @@ def read_files(suite: str, data: Sequence[Path], limit: int | None = None) -> li
             given.append((suite, path, ""))
     names = [(of, path.name) for of, path, _ in given]
     return [
-        File(of, path.name if names.count((of, path.name)) == 1 else str(path), read_suite(of, path, limit), label)
+        File(
+            of, path, path.name if names.count((of, path.name)) == 1 else str(path), read_suite(of, path, limit), label
+        )
         for of, path, label in given
     ]
 
@@ -174,9 +177,9 @@ def _frontier(runner: Runner, packs: Sequence[Pack], files: Sequence[File]) -> t
     return points, gains
 
 
-def _ours(packs: Sequence[Pack]) -> str:
+def _ours(packs: Sequence[Pack]) -> str | None:
     """Name of FineSteer's first pack, if there is one."""
-    return next((p.manifest.name for p in packs if p.manifest.method == "finesteer"), "")
+    return next((p.manifest.name for p in packs if p.manifest.method == "finesteer"), None)
 
 
 def _point(runner: Runner, task: File, general: Sequence[Row], pack: Pack, factor: float) -> _Point:

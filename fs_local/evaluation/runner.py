@@ -103,9 +103,8 @@ class Runner:
                 drawn = batch.generate([r.prompt for r in some], additions, max_tokens)
                 # what was drawn unsteered has its log-probability already
                 again = [i for i, (tokens, _) in enumerate(drawn) if additions[i] or not tokens]
-                ends = tuple([token] for token in self.model.end_tokens)
-                spoken = [Request(some[i].prompt, (drawn[i][0],) if drawn[i][0] else ends) for i in again]
-                scored = batch.score(spoken, None)
+                spoken = [(drawn[i][0],) if drawn[i][0] else tuple([t] for t in self.model.end_tokens) for i in again]
+                scored = batch.score([Request(some[i].prompt, s) for i, s in zip(again, spoken, strict=True)], None)
             values = {i: max(s, key=np.mean) for i, s in zip(again, scored, strict=True)}
             return [
                 {

@@ -73,7 +73,7 @@ def choose_how(
     if options.method == "alphasteer":
         at = layers[0][0]
         maps = given.queries if given else query_states(model, examples, options, at, report, captures)
-        asked, paired = (
+        asked, paired = (  # as texts or bytes, which a set can hold
             ([repr(q) for q in examples.ir_queries], [repr(p.query) for p in pairs])
             if given is None
             else ([h.tobytes() for h in maps.ir_at(at)], [h.tobytes() for h in states.queries[at]])

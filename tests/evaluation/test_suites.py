@@ -91,11 +91,11 @@ def test_one_query_at_a_time_is_answered_as_by_a_steered_model(smollm2: Model, f
 
 def test_a_closed_gate_changes_nothing(smollm2: Model, questions: Path) -> None:
     closed = synthetic_pack(smollm2, "closed", layer=10, gate_layer=8)
-    runner = Runner(smollm2)
     files = dict.fromkeys(("over-refusal", "drift"), DATA / "unseen_general.jsonl")
     for suite, path in {**files, "truthfulqa": questions}.items():
         rows = read_suite(suite, path, limit=2)
-        plain, steered = (SUITES[suite](runner, rows, pack).values for pack in (None, closed))
+        # a runner each: one keeps what it has done
+        plain, steered = (SUITES[suite](Runner(smollm2), rows, pack).values for pack in (None, closed))
         assert plain == steered
         assert set(steered["opened"]) == {0.0}
         assert steered.get("kl", [0.0]) == [0.0] * len(steered.get("kl", [0.0]))
@@ -129,7 +129,7 @@ def test_each_row_has_the_drift_of_its_own_steering(smollm2: Model) -> None:
     found = runner.drift(requests, decided)
     assert found[0] == found[2] == (0.0, 1.0)
     for i in (1, 3):
-        (alone,) = runner.drift([requests[i]], [decided[i]])
+        (alone,) = Runner(smollm2).drift([requests[i]], [decided[i]])  # one that has kept nothing
         assert alone[0] > 0
         assert found[i] == pytest.approx(alone, rel=0.1)
 
