@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import math
 import os
 import weakref
 from collections.abc import Callable, Iterator, Sequence
@@ -124,7 +125,7 @@ class Context:
         self.n_ubatch: int = api.llama_n_ubatch(self._handle)
         self.n_seq = n_seq
         self.n_threads: int = params.n_threads
-        self._decode = api.llama_decode
+        self._decode, self._get_logits = api.llama_decode, api.llama_get_logits_ith
         self._rows = Rows(self.n_ubatch, n_seq)
         self._has_control_vector = False
 
@@ -242,10 +243,21 @@ class Context:
 
     def logits(self, output: int = -1) -> F32:
         """Copy of the logits of one output of the last decode, float32, (n_vocab,). -1: the last output."""
-        pointer = llama().llama_get_logits_ith(self.handle, output)
+        return self.logits_in_place(output).copy()
+
+    def logits_in_place(self, output: int = -1) -> F32:
+        """The same where they stand: a sampler sees what is written, and the next decode replaces them."""
+        return np.ctypeslib.as_array(self._logits_at(output), shape=(self._model.n_vocab,))
+
+    def has_finite_logit(self, token: int, output: int = -1) -> bool:
+        """Whether a token's logit is a number."""
+        return math.isfinite(self._logits_at(output)[token])
+
+    def _logits_at(self, output: int) -> Any:
+        pointer = self._get_logits(self.handle, output)
         if not pointer:
             raise ModelError("no logits: the last decode had no such output, or was stopped early")
-        return np.ctypeslib.as_array(pointer, shape=(self._model.n_vocab,)).copy()
+        return pointer
 
     # --- KV cache
 
@@ -260,14 +272,24 @@ class Context:
         llama().llama_memory_seq_rm(llama().llama_get_memory(self.handle), seq, -1, -1)
         return False
 
+    def occupy(self, n: int, *, start: int, seq: int) -> None:
+        """Gives `n` tokens of a sequence cells that hold nothing. Up to `n_ubatch`; raises as `decode_batch`."""
+        self._check_size(n)
+        self._rows.one_sequence([0] * n, start, seq, False)
+        self._filter.skip(True)
+        try:
+            self._evaluate()
+        finally:
+            self._filter.skip(False)
+
     def copy(self, source: int, target: int, end: int) -> None:
         """Makes `target` share the first `end` tokens of `source`."""
         self.remove(target)
         llama().llama_memory_seq_cp(llama().llama_get_memory(self.handle), source, target, 0, end)
 
-    def clear(self) -> None:
-        """Empties the KV cache."""
-        llama().llama_memory_clear(llama().llama_get_memory(self.handle), False)
+    def clear(self, zero: bool = False) -> None:
+        """Empties the KV cache. zero: the numbers in it too, which matters where they may be NaN."""
+        llama().llama_memory_clear(llama().llama_get_memory(self.handle), zero)
 
     # --- hooks
 
@@ -303,7 +325,9 @@ class Context:
             self._check_layer(layer)
         self._filter.add(additions)
 
-    def _on_node(self, tensor: int, ask: bool, _user_data: Any) -> bool:
+    def _on_node(self, tensor: int, only_ask: bool, _user_data: Any) -> bool:
+        if self._filter.skips:
+            return only_ask
         if self._stopped:
             return False
         if self._interrupt.came:
@@ -314,7 +338,7 @@ class Context:
             if layer is None:
                 return False
             is_wanted, go_on = layer in self._wanted, True
-            if ask:
+            if only_ask:
                 return is_wanted or layer in self._filter.additions
             if is_wanted and self._hook is not None:
                 go_on = self._hook(LayerStates(layer, tensor))

@@ -40,6 +40,7 @@ struct state {
     int64_t width;
     int32_t n_layer;
     bool on;
+    bool skip; /* nothing is to be computed */
 };
 
 /* The layer of `l_out-{layer}`; -1 for any other tensor. */
@@ -74,6 +75,8 @@ static void add(const struct state *state, struct ggml_tensor *tensor, const str
 static bool on_node(struct ggml_tensor *tensor, bool ask, void *user_data)
 {
     struct state *state = user_data;
+    if (state->skip) /* asked for and ended: the first node of each part of the graph */
+        return ask;
     if (!state->on)
         return false;
     const long layer = layer_of(state, tensor);

@@ -54,6 +54,7 @@ class _State(ctypes.Structure):
         ("width", ctypes.c_int64),
         ("n_layer", ctypes.c_int32),
         ("on", ctypes.c_bool),
+        ("skip", ctypes.c_bool),
     )
 
 
@@ -131,6 +132,14 @@ class NodeFilter:
     def calls_python(self) -> bool:
         """Whether the next decode calls Python at all."""
         return self._any_wanted or not self.is_native
+
+    def skip(self, everything: bool) -> None:
+        """Whether decodes compute nothing from now on: their tokens only get cells."""
+        self._state.skip = everything
+
+    @property
+    def skips(self) -> bool:
+        return bool(self._state.skip)
 
     def rearm(self) -> None:
         """To be called before each decode: a decode that the hook ended has switched the filter off."""
