@@ -65,8 +65,8 @@ def node_filter(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch)
 
 
 @pytest.fixture
-def context(smollm2: Model) -> Iterator[Context]:
-    with Context(smollm2, n_ctx=2048, n_seq=2) as context:
+def context(tiny: Model) -> Iterator[Context]:
+    with Context(tiny, n_ctx=2048, n_seq=2) as context:
         yield context
 
 
@@ -92,6 +92,13 @@ def tiny_pack_path(tiny_pack: Pack, tmp_path_factory: pytest.TempPathFactory) ->
     path = tmp_path_factory.mktemp("packs") / "tiny.fspack"
     tiny_pack.save(path)
     return path
+
+
+@pytest.fixture(scope="session")
+def tiny_fitted(tiny: Model, few_examples: Examples) -> Pack:
+    """What a fit makes of a model that no steering makes refuse."""
+    few = Examples(few_examples.pairs[:20], general=few_examples.general[:20])
+    return fit(tiny, few, FitOptions(name="fitted", layers=(3,), gate_layer=4, strength=1.3)).pack
 
 
 @pytest.fixture(scope="session")

@@ -143,7 +143,13 @@ def synthetic_pack(
 
 
 def telling_pack(
-    model: Model, ir: Sequence[Query], general: Sequence[Query], *, layer: int = 3, gate_layer: int = 2, name: str = "telling"
+    model: Model,
+    ir: Sequence[Query],
+    general: Sequence[Query],
+    *,
+    layer: int = 3,
+    gate_layer: int = 2,
+    name: str = "telling",
 ) -> Pack:
     """A pack whose gate is open for some queries of a model and closed for others, whatever they say."""
     requests = [query_request(model, q) for q in (*ir, *general)]

@@ -78,7 +78,7 @@ def _weights(tokens: list[str]) -> dict[str, np.ndarray]:
             f"blk.{i}.ffn_up": matrix(_HIDDEN, WIDTH),
             f"blk.{i}.ffn_down": matrix(WIDTH, _HIDDEN),
         }
-    readable = np.array([t.isascii() and t not in _SPECIAL or t == "\u0120" for t in tokens])  # U+0120 is the space
+    readable = np.array([(t.isascii() and t not in _SPECIAL) or t == "\u0120" for t in tokens])  # U+0120 is the space
     return made | {"output_norm": norm(), "output": readable[:, None] * matrix(len(tokens), WIDTH, 3.0)}
 
 
