@@ -32,7 +32,7 @@ def parts_of(n_tokens: int, size: int) -> list[tuple[int, int]]:
     """The parts in which a prompt is evaluated: (first, stop) each, at multiples of `size`; a last token is never left alone, since a
     single row is summed in an order that depends on the cells of others."""
     edges = list(range(0, n_tokens, size))
-    if len(edges) > 1 and n_tokens - edges[-1] == 1:
+    if len(edges) > 1 and n_tokens - edges[-1] == 1 and size >= 2 * TILE:
         edges[-1] -= TILE
     return list(zip(edges, [*edges[1:], n_tokens], strict=True))
 
@@ -85,7 +85,12 @@ class Cells:
             raise
 
     def step(self, tokens: Sequence[int], positions: Sequence[int], sequences: Sequence[int]) -> None:
-        """Evaluates the next token of each of some sequences. Raises as `Context.decode_each`; the cells are then as before."""
+        """Evaluates the next token of each of some sequences. Raises as `Context.decode_each`; the cells are then as before.
+
+        A lone sequence's token comes behind its others, if there is room: so it is summed as in an empty pool.
+        """
+        if len(tokens) == 1:
+            self._go_behind(sequences[0])
         cells = self._find(len(tokens))
         self._place(sequences, cells, SINGLE)
         try:
@@ -153,8 +158,14 @@ class Cells:
                 return False
         return True
 
+    def _go_behind(self, seq: int) -> None:
+        after = self._of[seq][-1] + 1
+        while (cells := self._search(1)) is not None and cells[0] < after < len(self._holders):
+            if not self._fill_up_to(after, 1):
+                return
+
     def settle(self) -> None:
-        """Frees the cells that were occupied to align a part."""
+        """Frees the cells that were occupied to put others where they should be."""
         if self.length(self._filler):
             self.remove(self._filler)
 
@@ -182,7 +193,9 @@ class Cells:
     def _fill_up_to(self, target: int, n_rows: int) -> bool:
         """Occupies cells that llama.cpp would take before `target`; False if there are none that can be."""
         start, size = self._start(n_rows), len(self._holders)
-        between = self._free_in(start, target) if start <= target else self._free_in(start, size) + self._free_in(0, target)
+        between = (
+            self._free_in(start, target) if start <= target else self._free_in(start, size) + self._free_in(0, target)
+        )
         n = min(between, self._context.n_ubatch)
         while n:
             cells = self._find(n)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -37,6 +38,7 @@ class Decision:
         strength: λ.
         layers: the blocks it is added after.
         scope: the positions it is added at.
+        score: what the opening comes from (`method.folded.Gate.score`); NaN where it is not known.
     """
 
     pack: str
@@ -47,6 +49,7 @@ class Decision:
     strength: float
     layers: tuple[int, ...]
     scope: Scope = "all"
+    score: float = math.nan
 
     @property
     def is_open(self) -> bool:
@@ -117,7 +120,9 @@ class Packs:
         for pack in packs:
             check_model(pack, model)
         if len({p.manifest.steer.scope for p in packs}) > 1:
-            raise PackError("these packs have different scopes (what of a conversation they steer); use them one at a time")
+            raise PackError(
+                "these packs have different scopes (what of a conversation they steer); use them one at a time"
+            )
         check_names(packs)
         return cls(tuple(LoadedPack(p, p.engine(evaluator, providers)) for p in packs))
 
@@ -213,6 +218,7 @@ class Chosen:
                     strength,
                     tuple(steer.layers),
                     steer.scope,
+                    found.score,
                 )
             )
         return decisions

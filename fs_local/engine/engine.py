@@ -53,9 +53,9 @@ class Engine:
 
     What is promised, on CPUs: the decision of a prompt, and where no gate opens its logits, have the bits that they have when the query
     is asked alone, whatever else runs and whatever was asked before; only behind a conversation's own answers, which were evaluated a
-    token at a time in company, the last bits are those of the conversation as it ran (`prefix_cache`). The tokens of an answer have the
-    bits of decoding alone when nothing else decodes (`Steer.exact` sees to it): a matrix product of several rows differs from that of
-    one row in its last bits.
+    token at a time in company, the last bits are those of the conversation as it ran (`prefix_cache`). Tokens are those of decoding
+    alone but for last bits: a matrix product of several rows differs there from that of one row, and the attention of a lone row from
+    that in an empty cache where the cache is long. `Steer.exact` keeps these bits too.
 
     Args:
         model: stays open as long as the engine.
@@ -88,7 +88,7 @@ class Engine:
         self._model, self._evaluator, self._providers = model, evaluator, providers
         self._packs = Packs.load(model, packs, evaluator, providers)
         self._most = n_seq + max_waiting
-        self._cells, n_spare = 0, max(n_seq, _SPARE)
+        n_spare = max(n_seq, _SPARE)
         context = Context(model, n_ctx=n_ctx, n_seq=n_seq + n_spare + 1, n_threads=n_threads)
         self._n_ctx, self._n_threads = context.n_ctx, context.n_threads
         self._state = _State(self._packs)
@@ -105,6 +105,11 @@ class Engine:
     @property
     def n_ctx(self) -> int:
         return self._n_ctx
+
+    @property
+    def longest(self) -> int:
+        """Tokens that a prompt and its answer may have together."""
+        return min(self._n_ctx, self._model.n_ctx_train)
 
     @property
     def n_threads(self) -> int:
@@ -125,19 +130,30 @@ class Engine:
             EngineFull: too many requests wait.
             EngineClosed: the engine is closed, or belongs to the process that this one was forked from.
         """
+        return self.submit_all([request])[0]
+
+    def submit_all(self, requests: Sequence[Request]) -> list[Stream]:
+        """Takes requests together, all or none: none begins before the last is there. Raises as `submit`."""
         if os.getpid() != self._process:
             raise EngineClosed("this engine belongs to the process that this one was forked from; load the model here")
-        mailbox = Mailbox()
-        state = self._state
+        state, mailboxes = self._state, [Mailbox() for _ in requests]
         with state.changed:
             if state.closing:
                 raise EngineClosed("the engine is closed; load the model again")
-            if len(state.new) + self._worker.n_waiting + self._worker.n_at_work >= self._most:
+            if len(state.new) + self._worker.n_waiting + self._worker.n_at_work + len(requests) > self._most:
                 raise EngineFull("too many requests are waiting; try again in a moment")
-            state.submitted += 1
-            state.new.append(Work(request, mailbox, state.submitted))
+            for request, mailbox in zip(requests, mailboxes, strict=True):
+                state.submitted += 1
+                state.new.append(Work(request, mailbox, state.submitted))
             state.changed.notify()
-        return Stream(mailbox)
+        return [Stream(mailbox) for mailbox in mailboxes]
+
+    def forget(self) -> None:
+        """Empties the prefix cache once nothing is at work, before anything that is submitted later: what comes then does not depend on
+        what was before, not even in the last bits of its tokens."""
+        with self._state.changed:
+            self._state.forgets = True
+            self._state.changed.notify()
 
     def decide(self, prompt: Prompt, steer: Steer | None = None) -> list[Decision]:
         """The decisions alone, one a pack.
@@ -186,7 +202,9 @@ class Engine:
             packs = [pack if p.name == pack.manifest.name else p.pack for p in now.loaded]
             fresh = Packs.load(self._model, packs, self._evaluator, self._providers)
             self._state.packs = Packs(
-                tuple(LoadedPack(p.pack, p.evaluate, old.enabled) for p, old in zip(fresh.loaded, now.loaded, strict=True))
+                tuple(
+                    LoadedPack(p.pack, p.evaluate, old.enabled) for p, old in zip(fresh.loaded, now.loaded, strict=True)
+                )
             )
 
     def set_packs(self, packs: Sequence[Pack]) -> None:
@@ -232,7 +250,7 @@ class _State:
         self.changed = threading.Condition()
         self.new: deque[Work] = deque()
         self.submitted = 0
-        self.closing = False
+        self.closing = self.forgets = False
         self.packs = packs
 
     def current_packs(self) -> Packs:
@@ -250,7 +268,10 @@ def _run(worker: Worker, state: _State) -> None:
                         state.changed.wait()
                     if state.closing:
                         break
-                    while state.new:
+                    if state.forgets and worker.is_idle:
+                        state.forgets = False
+                        worker.forget()
+                    while state.new and not state.forgets:
                         worker.add(state.new.popleft())
             worker.turn()
     except BaseException as raised:

@@ -6,7 +6,7 @@ shares with what is there, of sequences at work too.
 Which cells are taken is a question of bits. A prompt that nothing was generated in yet takes only cells, and only so many, that its
 states get the bits of an evaluation from its beginning: so its decisions do not depend on what was asked before. A conversation goes on
 behind the answers that it holds, which were evaluated a token at a time, some with others in one decode: there its states are the same
-but for the last bits, those of the conversation as it ran. With `Steer.exact` such cells are left, and the answers evaluated anew.
+but for the last bits, those of the conversation as it ran. `Steer.exact` takes nothing.
 """
 
 from __future__ import annotations
@@ -43,8 +43,6 @@ class PrefixCache:
         tokens: Sequence[int],
         most: int,
         at_work: Iterable[tuple[int, Sequence[int]]],
-        *,
-        exact: bool = False,
     ) -> tuple[int, int]:
         """The sequence to begin with, and how many of its cells to take; (-1, 0) for none.
 
@@ -54,19 +52,23 @@ class PrefixCache:
         """
         best = (-1, 0)
         for seq, held in [*self._idle.items(), *at_work]:
-            shared = next((i for i, (a, b) in enumerate(zip(held, tokens, strict=False)) if a != b), min(len(held), len(tokens)))
-            n = self._usable(seq, tokens, min(shared, most, self._cells.length(seq)), exact)
+            shared = next(
+                (i for i, (a, b) in enumerate(zip(held, tokens, strict=False)) if a != b), min(len(held), len(tokens))
+            )
+            n = self._usable(seq, tokens, min(shared, most, self._cells.length(seq)))
             if n > best[1]:
                 best = (seq, n)
         if best[0] in self._idle:
             self._idle[best[0]] = self._idle.pop(best[0])  # used just now
         return best
 
-    def _usable(self, seq: int, tokens: Sequence[int], n: int, exact: bool) -> int:
+    def _usable(self, seq: int, tokens: Sequence[int], n: int) -> int:
         kinds, size = self._cells.kinds(seq), self._cells.part_size
-        wanted = bytearray().join(bytes([kind_of(stop - first)]) * (stop - first) for first, stop in parts_of(len(tokens), size))
+        wanted = bytearray().join(
+            bytes([kind_of(stop - first)]) * (stop - first) for first, stop in parts_of(len(tokens), size)
+        )
         alike = next((i for i in range(n) if kinds[i] != wanted[i]), n)
-        if not exact and SINGLE in kinds[alike:n]:  # a conversation goes on
+        if SINGLE in kinds[alike:n]:  # a conversation goes on
             return n
         return min(alike, same_sums_from(alike, len(tokens), size)) if alike else 0
 

@@ -26,7 +26,7 @@ class Steer:
         enabled: False for the model as it is.
         strengths: λ by the pack's name, in place of the pack's own.
         disabled: packs that stay out.
-        exact: decodes alone, and reuses of what was evaluated before only what has the bits of a first evaluation.
+        exact: answered alone, from an empty cache: tokens too have the bits that they have whatever is asked before and beside.
         given: decisions in place of the packs' own; nothing is decided then.
     """
 

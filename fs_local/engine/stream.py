@@ -38,6 +38,10 @@ class Mailbox:
             except RuntimeError:  # the event loop was closed
                 self.cancelled = True
 
+    @property
+    def is_empty(self) -> bool:
+        return self._queue.empty()
+
     def wait(self) -> Piece | BaseException:
         return self._queue.get()
 

@@ -80,6 +80,12 @@ class Worker:
         heapq.heappush(self._waiting, (work.precedence, work))
         self._may_admit = True
 
+    def forget(self) -> None:
+        """Empties the cells; nothing may be at work."""
+        while self._cache.drop_oldest():
+            pass
+        self._cells.clear()
+
     def turn(self) -> None:
         """One part of one prompt, and one token of every other sequence."""
         self._drop_cancelled()
@@ -92,7 +98,11 @@ class Worker:
 
     def close(self, error: BaseException) -> None:
         """Ends all streams with an error, and frees everything."""
-        for work in [*self._decoding, *([self._prefilling] if self._prefilling else []), *(w for _, w in self._waiting)]:
+        for work in [
+            *self._decoding,
+            *([self._prefilling] if self._prefilling else []),
+            *(w for _, w in self._waiting),
+        ]:
             work.mailbox.put(error)
             work.close()
         self._decoding, self._prefilling, self._waiting = [], None, []
@@ -145,8 +155,10 @@ class Worker:
             most = min(most, work.chosen.reads_from(prompt))
         elif work.first_steered is not None:
             most = min(most, work.first_steered)
+        if steer.exact:  # then nothing else is at work
+            self.forget()
         self._prefilling, work.seq = work, self._lend(1)[0]
-        source, cached = self._cache.find(work.tokens, most, self._unsteered(), exact=steer.exact)
+        source, cached = self._cache.find(work.tokens, most, self._unsteered())
         if cached:
             self._cells.share(source, work.seq, cached)
         rows = len(work.tokens) - cached
@@ -216,9 +228,7 @@ class Worker:
         """Empties all cells, since some may hold what is no number, and spoils others' sums; everybody is prefilled again."""
         for work in [*self._decoding, *([self._prefilling] if self._prefilling else [])]:
             self._put_back(work)
-        while self._cache.drop_oldest():
-            pass
-        self._cells.clear()
+        self.forget()
         self._may_admit = True
 
     # --- sequences and cells
@@ -346,7 +356,8 @@ class Worker:
 
     def _make_room(self, error: ContextFullError) -> None:
         """After the cells were used up: gives up what is kept, else the newest sequence, which is prefilled again later."""
-        if self._cache.drop_oldest():
+        self._cells.settle()
+        if self._cells.free or self._cache.drop_oldest():
             return
         everybody = [*self._decoding, *([self._prefilling] if self._prefilling else [])]
         if len(everybody) == 1:
