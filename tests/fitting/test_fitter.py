@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fs_local import DataError, Examples, FitError, FitOptions, FsLocalError, Pack, SteeredModel, fit
+from fs_local import DataError, Examples, FitError, FitOptions, FsLocalError, Pack, Steer, SteeredModel, fit
 from fs_local.demo import DATA
 from fs_local.examples import read_queries
 from fs_local.generation import GenerationOptions
@@ -24,13 +24,14 @@ def test_a_pack_steers_unseen_ir_queries_and_leaves_general_ones(fitted: Pack) -
     with SteeredModel.load("smollm2", [fitted]) as model:
         ir, general = (list(read_queries(DATA / f"{name}.jsonl")[0]) for name in ("unseen_ir", "unseen_general"))
         steered = [model.generate(q, options) for q in ir]
-        plain = ["".join(p.text for p in model.stream(q, options, steered=False)) for q in ir]
+        plain = [model.generate(q, options, steered=False).text for q in ir]
         assert np.mean([c.decisions[0].is_open for c in steered]) > 0.8
         assert sum(is_refusal(c.text) for c in steered) >= 2 * sum(is_refusal(t) for t in plain) + 3
         closed = [q for q in general if not model.decide(q)[0].is_open]
         assert len(closed) >= 10
         for q in closed[:4]:
-            assert model.generate(q, options).text == "".join(p.text for p in model.stream(q, options, steered=False))
+            steered, plain = (model.generate(q, options, steered=Steer(on, exact=True)) for on in (True, False))
+            assert steered.tokens == plain.tokens
 
 
 def test_the_manifest_says_what_was_done(fitted: Pack, few_examples: Examples) -> None:
