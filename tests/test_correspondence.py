@@ -1,6 +1,6 @@
 """States that PyTorch reads are those that llama.cpp reads: tested on the same weights, not assumed.
 
-Run with: pytest -m slow -s tests/test_correspondence.py; it prints a table of how well they agree at each block.
+Run with: pytest -m slow -n 0 -s tests/test_correspondence.py; it prints a table of how well they agree at each block.
 """
 
 from __future__ import annotations
