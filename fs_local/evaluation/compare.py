@@ -14,7 +14,7 @@ import numpy as np
 from fs_local.errors import DataError
 from fs_local.evaluation.figures import Figure, auroc, figure, gain
 from fs_local.evaluation.runner import Progress, Runner
-from fs_local.evaluation.suites import SUITES, Row, read_suite
+from fs_local.evaluation.suites import SUITES, Row, figure_of, kind_of, read_suite
 from fs_local.pack.file import Pack
 from fs_local.pack.manifest import MAX_STRENGTH
 from fs_local.runtime.context import default_threads
@@ -169,7 +169,7 @@ def _frontier(runner: Runner, packs: Sequence[Pack], files: Sequence[File]) -> t
                     "task": f"{task.suite} on {task.name}",
                     "pack": name,
                     "strength": p.strength,
-                    "effect": figure(p.effect).as_dict(),
+                    "effect": figure_of(EFFECTS[task.suite], p.effect).as_dict(),
                     "drift": figure(p.drift).as_dict(),
                 }
                 for p in line
@@ -200,7 +200,7 @@ def _gains(task: File, lines: dict[str, list[_Point]], none: list[float], ours: 
     for name, line in lines.items():
         if name != ours:
             theirs = _at_drift(line, none, mine.mean_drift)
-            difference: Figure = gain(mine.effect, theirs)
+            difference: Figure = gain(mine.effect, theirs, kind_of(EFFECTS[task.suite]))
             found.append({"task": f"{task.suite} on {task.name}", "other": name, "gain": difference.as_dict()})
     return found
 

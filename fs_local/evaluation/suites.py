@@ -12,7 +12,7 @@ import numpy as np
 
 from fs_local.capture import Request
 from fs_local.errors import DataError
-from fs_local.evaluation.figures import figure
+from fs_local.evaluation.figures import Figure, Kind, figure
 from fs_local.evaluation.fluency import repeated_share
 from fs_local.evaluation.runner import Answer, Decided, Runner
 from fs_local.examples import Query, multiple_choice, read_rows, row_query
@@ -26,6 +26,21 @@ REASONING_TOKENS = 192
 DRIFT_TOKENS = 24
 _SAMPLES = 12
 _NUMBER = re.compile(r"(?<!\d)-?(?:\d{1,3}(?:,\d{2,3})*,\d{3}(?!\d)|\d+)(?:\.\d+)?|(?<![\w.])-?\.\d+")
+
+
+SHARES = frozenset({"refused", "refused_unsteered", "opened", "identical", "correct", "correct_unsteered", "mc1"})
+"""Figures that are yes or no a row."""
+BOUNDED = frozenset({"opening", "repeated", "repeated_unsteered", "top1", "mc2"})
+"""Figures from 0 to 1."""
+
+
+def kind_of(name: str) -> Kind:
+    """What the rows of a figure may be."""
+    return "share" if name in SHARES else "bounded" if name in BOUNDED else "mean"
+
+
+def figure_of(name: str, values: Sequence[float]) -> Figure:
+    return figure(values, kind_of(name))
 
 
 @dataclass(frozen=True)
@@ -67,7 +82,7 @@ class Result:
         return {
             "suite": self.suite,
             "rows": len(next(iter(self.values.values()))),
-            "figures": {name: figure(v).as_dict() for name, v in self.values.items()},
+            "figures": {name: figure_of(name, v).as_dict() for name, v in self.values.items()},
             "samples": [vars(s) for s in self.samples],
         }
 

@@ -8,6 +8,8 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
+from fs_local.evaluation.intervals import alike_rows
+
 
 def evaluation_tables(found: dict[str, Any]) -> Iterator[Table]:
     """What `evaluate` measured: a table for each suite and file, a row for each pack."""
@@ -61,5 +63,8 @@ def _suite_table(results: list[dict[str, Any]]) -> Table:
     return table
 
 
-def _interval(figure: dict[str, float]) -> str:
-    return f"{figure['mean']:.3f} [{figure['low']:.3f}, {figure['high']:.3f}]"
+def _interval(figure: dict[str, Any]) -> str:
+    mean, low, high, rows = (figure[k] for k in ("mean", "low", "high", "rows"))
+    if low is not None:
+        return f"{mean:.3f} [{low:.3f}, {high:.3f}]"
+    return f"{mean:.3f} in all {rows} rows, so in {1 - alike_rows(rows):.0%} or more"
