@@ -305,7 +305,8 @@ def evaluate(
 
     Example: fs-local evaluate model.gguf --pack a.fspack --pack b.fspack --suite compare --data refusal=harmful.jsonl --data drift=general.jsonl
     """
-    from fs_local.evaluation.compare import evaluate_packs, read_files
+    from fs_local.evaluation.compare import evaluate_packs
+    from fs_local.evaluation.files import read_files
     from fs_local.evaluation.suites import SUITES
     from fs_local.evaluation.tables import evaluation_tables
     from fs_local.model_files import resolve_model
