@@ -8,13 +8,17 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
+from fs_local.evaluation.fluency import FLUENCY
 from fs_local.evaluation.intervals import alike_rows
 
 
 def evaluation_tables(found: dict[str, Any]) -> Iterator[Table]:
     """What `evaluate` measured: a table for each suite and file, a row for each pack."""
     for results in _by_file(found["results"]):
-        yield _suite_table(results, list(results[0]["figures"]))
+        names = list(results[0]["figures"])
+        yield _suite_table(results, [n for n in names if n not in FLUENCY])
+        if fluent := [n for n in names if n in FLUENCY]:
+            yield _suite_table(results, fluent, "fluency of ")
     if found["auroc"]:
         table = Table(title="how well gates tell IR from general queries", title_justify="left")
         for column in ("pack", "IR queries", "general queries", "AUROC"):
@@ -61,9 +65,9 @@ def _by_file(results: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
     return list(files.values())
 
 
-def _suite_table(results: list[dict[str, Any]], names: list[str]) -> Table:
+def _suite_table(results: list[dict[str, Any]], names: list[str], about: str = "") -> Table:
     first = results[0]
-    title = f"{first['suite']} on {escape(first['file'])}, {first['rows']} rows"
+    title = f"{about}{first['suite']} on {escape(first['file'])}, {first['rows']} rows"
     table = Table(title=title, title_justify="left")
     table.add_column("pack")
     for name in names:

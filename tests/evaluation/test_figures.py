@@ -8,7 +8,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fs_local.evaluation.figures import auroc, figure, gain
-from fs_local.evaluation.fluency import repeated_share
 
 
 @settings(max_examples=25, deadline=None)
@@ -69,9 +68,3 @@ def test_the_auroc_of_two_normal_distributions_is_known() -> None:
     assert apart.low is not None
     assert apart.low < 0.5
     assert auroc([0.0, 1.0], [0.0, 1.0]).mean == 0.5
-
-
-def test_repeated_share() -> None:
-    assert repeated_share("a b c") == 0
-    assert repeated_share("a A a a") == 0.75
-    assert repeated_share("") == 1
