@@ -33,7 +33,7 @@ def test_wilson_solves_its_score_equation(n: int, data: st.DataObject) -> None:
 
 
 def test_paired_shares_are_newcombes() -> None:
-    """His example, table II of the paper on paired data: 36, 12, 2 and 0 rows give 0.0569 to 0.3404."""
+    """An example of his on paired data: 36, 12, 2 and 0 rows give 0.0569 to 0.3404."""
     ours, theirs = [True] * 48 + [False] * 2, [True] * 36 + [False] * 12 + [True] * 2
     assert paired_shares(ours, theirs) == pytest.approx((0.0569, 0.3404), abs=5e-5)
     assert paired_shares(theirs, ours) == pytest.approx((-0.3404, -0.0569), abs=5e-5)

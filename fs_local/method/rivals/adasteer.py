@@ -32,7 +32,7 @@ class Law:
 
 
 class AdaptiveSteering(BaseEstimator):  # type: ignore[misc]
-    """AdaSteer: `h′ = h + λ_r(h) v_r + λ_c(h) v_c` (arXiv 2504.09466, section 3; github.com/MuyuenLP/AdaSteer, For_Steering_*_adasteer.py).
+    """AdaSteer: `h′ = h + λ_r(h) v_r + λ_c(h) v_c` (arXiv 2504.09466; its code, github.com/MuyuenLP/AdaSteer, For_Steering_*_adasteer.py and proj.py).
 
     With means of the last prompt token's states: `v_r = μ_refused − μ_complied` of IR queries that the model refuses and that it answers
     (the rejection direction), `c = μ_complied − μ_general` (the harmfulness direction, among what it answers), `v_c = (c·v_r / v_r·v_r) v_r`

@@ -21,7 +21,7 @@ _FOLDS = 5
 class LogisticStrength(BaseEstimator):  # type: ignore[misc]
     """DSAS: `h′ = h + λ σ(w·(h − μ) + b) v`, a logistic regression for each steered block before the vector of any method.
 
-    From arXiv 2512.03661, section 3: for each block, source states (the mean over a text's tokens, here one reading of an IR query)
+    After arXiv 2512.03661 (five components and 0.75 as its reviews at openreview.net quote them): for each block, source states (the mean over a text's tokens, here one reading of an IR query)
     against control states, on their first five principal components, which are folded into w; a block whose classifier is right for
     less than 0.75 of them is not steered. There the strength is each token's own; a pack has one decision a query, so here it
     is the query's, for all of its tokens.
