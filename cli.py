@@ -305,7 +305,8 @@ def evaluate(
 
     Example: fs-local evaluate model.gguf --pack a.fspack --pack b.fspack --suite compare --data refusal=harmful.jsonl --data drift=general.jsonl
     """
-    from fs_local.evaluation.compare import evaluate_packs, read_files
+    from fs_local.evaluation.compare import evaluate_packs
+    from fs_local.evaluation.files import read_files
     from fs_local.evaluation.suites import SUITES
     from fs_local.evaluation.tables import evaluation_tables
     from fs_local.model_files import resolve_model
@@ -477,6 +478,12 @@ def convert(
         Optional[str],
         typer.Option(help="What θ is, as condition_comparator_threshold_is: smaller (than the similarity) or larger."),
     ] = None,
+    comparison: Annotated[
+        str,
+        typer.Option(
+            help="What is compared, as condition_threshold_comparison_mode: the mean over the prompt, or its last position."
+        ),
+    ] = "mean",
     query: Annotated[
         Optional[str],
         typer.Option(
@@ -524,7 +531,7 @@ def convert(
         to=to,
         model=model,
         layers=layers,
-        condition=_condition(condition, condition_layer, threshold, comparator),
+        condition=_condition(condition, condition_layer, threshold, comparator, comparison),
         dtype=_choice("--dtype", dtype, ("float32", "float16")),
         query=query,
         force=force,
@@ -546,7 +553,7 @@ def convert(
 
 
 def _condition(
-    path: Path | None, layer: int | None, threshold: float | None, comparator: str | None
+    path: Path | None, layer: int | None, threshold: float | None, comparator: str | None, comparison: str
 ) -> Condition | None:
     """The condition of `convert`: all four options, or none."""
     from converters.cast import Condition
@@ -555,7 +562,13 @@ def _condition(
         return None
     if path is None or layer is None or threshold is None or comparator is None:
         raise typer.BadParameter("give --condition, --condition-layer, --threshold and --comparator together")
-    return Condition(path, layer, threshold, _choice("--comparator", comparator, ("larger", "smaller")))
+    return Condition(
+        path,
+        layer,
+        threshold,
+        _choice("--comparator", comparator, ("larger", "smaller")),
+        _choice("--comparison", comparison, ("mean", "last")),
+    )
 
 
 @app.command()
