@@ -56,7 +56,7 @@ def test_it_opens_for_ir_queries_and_leaves_general_ones_bit_for_bit(
     tiny: Model, queries: Examples, tmp_path: Path
 ) -> None:
     vector = control_vector(tiny, tmp_path, STEERED)
-    pack = gated(
+    pack, _ = gated(
         tiny,
         vector,
         queries,
@@ -100,7 +100,7 @@ def test_one_pass_is_enough_up_to_the_first_steered_block(
 
 def test_the_manifest_has_both_digests_and_the_gates_figures(tiny: Model, few: Examples, tmp_path: Path) -> None:
     vector = control_vector(tiny, tmp_path, STEERED)
-    pack = gated(tiny, vector, few, FitOptions(background=False, name="new", gate_layer=4))
+    pack, _ = gated(tiny, vector, few, FitOptions(background=False, name="new", gate_layer=4))
     m = pack.manifest
     assert (m.name, m.method, m.steer, m.gate.layers) == ("new", "vector", vector.manifest.steer, [4])
     assert m.fitted_by.startswith("control vector of llama.cpp")
@@ -110,7 +110,7 @@ def test_the_manifest_has_both_digests_and_the_gates_figures(tiny: Model, few: E
     tried = [(t.open_ir, t.open_general, t.auroc) for t in m.figures.gate_trials if t.kind == m.gate.kind]
     assert (m.figures.open_ir, m.figures.open_general, m.figures.auroc) in tried
     np.testing.assert_array_equal(pack.experts.prototypes, vector.experts.prototypes)
-    again = gated(tiny, pack, dataclasses.replace(few, general={}, files={"IR queries": DataFile(12, "c" * 64)}), FitOptions(background=False))  # fmt: skip
+    again, _ = gated(tiny, pack, dataclasses.replace(few, general={}, files={"IR queries": DataFile(12, "c" * 64)}), FitOptions(background=False))  # fmt: skip
     assert {name: d.sha256[0] for name, d in again.manifest.data.items() if "gate" in name} == {
         "IR queries of the gate": "c"
     }
@@ -118,7 +118,7 @@ def test_the_manifest_has_both_digests_and_the_gates_figures(tiny: Model, few: E
 
 def test_a_pack_keeps_its_experts_and_strength_behind_the_new_gate(tiny: Model, few: Examples) -> None:
     pack = synthetic_pack(tiny, "half", layer=3, gate_layer=[1, 2])
-    found = gated(tiny, pack, few, FitOptions(background=False, gate="quantile", gate_layer=5))
+    found, _ = gated(tiny, pack, few, FitOptions(background=False, gate="quantile", gate_layer=5))
     assert (found.gate.kind, found.manifest.gate.layers, found.manifest.steer) == ("quantile", [5], pack.manifest.steer)
     np.testing.assert_array_equal(found.experts.routing, pack.experts.routing)
     assert found.manifest.figures.validation_error == pack.manifest.figures.validation_error
@@ -128,13 +128,13 @@ def test_without_general_queries_it_reads_no_block_that_says_little(tiny: Model,
     alone = dataclasses.replace(few, general={})
     for first, expected in ((1, 2), (4, 4)):
         vector = control_vector(tiny, tmp_path, range(first, 5))
-        pack = gated(tiny, vector, alone, FitOptions(background=False))
+        pack, _ = gated(tiny, vector, alone, FitOptions(background=False))
         assert (pack.gate.kind, pack.manifest.gate.layers) == ("quantile", [expected])
 
 
 def test_a_stopped_capture_goes_on(tiny: Model, few: Examples, tmp_path: Path) -> None:
     store, vector = Store(tmp_path / "s.jsonl"), control_vector(tiny, tmp_path, STEERED)
-    packs = [gated(tiny, vector, few, FitOptions(background=False, gate_layer=2), store=store) for _ in range(2)]
+    packs = [gated(tiny, vector, few, FitOptions(background=False, gate_layer=2), store=store)[0] for _ in range(2)]
     assert packs[0].to_bytes() == packs[1].to_bytes()
     assert len(list(store.captures.glob("*.states"))) == 1
 
