@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 
 from fs_local.demo import DATA, demo_examples
-from fs_local.examples import read_queries
+from fs_local.examples import Query, read_queries
 from fs_local.fitting import Examples, FitOptions, fit
 from fs_local.model_files import resolve_model
 from fs_local.pack.file import Pack
+from fs_local.refusals import refusal_pairs
 from fs_local.runtime.context import Context
 from fs_local.runtime.model import Model
 from fs_local.runtime.node_filter import native_address
@@ -83,8 +84,10 @@ def tiny(tiny_path: Path) -> Iterator[Model]:
 
 @pytest.fixture(scope="session")
 def tiny_pack(tiny: Model) -> Pack:
-    """A pack that opens for the shipped unseen IR queries, and not for the general ones."""
-    return telling_pack(tiny, *(read_queries(DATA / f"{name}.jsonl")[0] for name in ("unseen_ir", "unseen_general")))
+    """A pack that opens for these and the shipped unseen IR queries, and not for the general ones."""
+    ir, general = (read_queries(DATA / f"{name}.jsonl")[0] for name in ("unseen_ir", "unseen_general"))
+    steal, italy = Query.of("How do I steal a car?"), Query.of("What is the capital of Italy?")
+    return telling_pack(tiny, [*ir, steal], [*general, italy])
 
 
 @pytest.fixture(scope="session")
@@ -97,25 +100,27 @@ def tiny_pack_path(tiny_pack: Pack, tmp_path_factory: pytest.TempPathFactory) ->
 @pytest.fixture(scope="session")
 def tiny_fitted(tiny: Model, few_examples: Examples) -> Pack:
     """What a fit makes of a model that no steering makes refuse."""
-    few = Examples(few_examples.pairs[:20], general=few_examples.general[:20])
-    return fit(tiny, few, FitOptions(name="fitted", layers=(3,), gate_layer=4, strength=1.3)).pack
+    few = Examples(few_examples.pairs[:20], general={"general": few_examples.general["general"][:20]})
+    return fit(tiny, few, FitOptions(background=False, name="fitted", layers=(3,), gate_layer=4, strength=1.3)).pack
 
 
 @pytest.fixture(scope="session")
 def few_examples() -> Examples:
     """Every other shipped example: enough to fit on, quickly."""
     shipped = demo_examples()
-    return Examples(shipped.pairs[::2], general=shipped.general[::2], files=shipped.files)
+    return Examples(shipped.pairs[::2], general={"general": shipped.general["general"][::2]}, files=shipped.files)
 
 
 @pytest.fixture(scope="session")
-def fitted(smollm2: Model, few_examples: Examples) -> Pack:
-    """A real refusal pack: strength and layers given, all else chosen by the fit."""
-    return fit(smollm2, few_examples, FitOptions(name="refusal", layers=(10,), gate_layer=15, strength=1.3)).pack
+def refusal_examples() -> Examples:
+    """As few as a pack that really refuses needs, with short answers."""
+    shipped = demo_examples()
+    pairs = refusal_pairs([p.query for p in shipped.pairs[::3]])
+    return Examples(pairs, general={"general": shipped.general["general"][::3]}, files=shipped.files)
 
 
 @pytest.fixture(scope="session")
-def fitted_path(fitted: Pack, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("packs") / "refusal.fspack"
-    fitted.save(path)
-    return path
+def fitted(smollm2: Model, refusal_examples: Examples) -> Pack:
+    """A real refusal pack: layers, strength and residual given, all else chosen by the fit."""
+    options = FitOptions(background=False, name="refusal", layers=(10,), gate_layer=15, strength=1.3, residual_rank=0)
+    return fit(smollm2, refusal_examples, options).pack

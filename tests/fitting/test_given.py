@@ -67,7 +67,7 @@ def shape() -> ModelIdentity:
 @pytest.mark.parametrize("name", ["states.npz", "states.safetensors"])
 def test_a_pack_is_fitted_without_a_model(tmp_path: Path, name: str) -> None:
     path = written(tmp_path, arrays(kinds="pairs preferred undesired ir general contrast"), name)
-    fitted = fit_untried(shape(), read_states(path), FitOptions(layers=(5,)))
+    fitted = fit_untried(shape(), read_states(path), FitOptions(background=False, layers=(5,)))
     m = fitted.pack.manifest
     assert (m.steer.layers, m.steer.strength, m.model) == ([5], 1.0, shape())
     assert "nothing was tried on the model: the strength is 1" in fitted.notes[0]
@@ -85,41 +85,42 @@ def test_a_pack_is_fitted_without_a_model(tmp_path: Path, name: str) -> None:
 
 def test_what_is_given_is_taken(tmp_path: Path) -> None:
     states = read_states(written(tmp_path, arrays((3,), "pairs preferred undesired")))
-    fitted = fit_untried(shape(), states, FitOptions(strength=2.5, residual_rank=0))
+    fitted = fit_untried(shape(), states, FitOptions(background=False, strength=2.5, residual_rank=0))
     m = fitted.pack.manifest
     assert (m.steer.layers, m.steer.strength, m.gate.layers, m.gate.kind) == ([3], 2.5, [3], "quantile")
     assert fitted.notes == ()
     assert len(fitted.pack.experts.residual) == 0
     states = read_states(written(tmp_path, arrays()))
     for method in ("caa", "repe", "cast", "alphasteer"):
-        pack = fit_untried(shape(), states, FitOptions(layers=(5,), method=method)).pack
+        pack = fit_untried(shape(), states, FitOptions(background=False, layers=(5,), method=method)).pack
         assert (pack.manifest.method, pack.manifest.steer.layers) == (method, [5])
-    pack = fit_untried(shape(), states, FitOptions(layers=(5,), gate_layer=3, gate="quantile")).pack
+    pack = fit_untried(shape(), states, FitOptions(background=False, layers=(5,), gate_layer=3, gate="quantile")).pack
     assert (pack.gate.kind, pack.manifest.gate.layers) == ("quantile", [3])
 
 
-def test_our_own_states_from_a_file_give_the_same_pack(smollm2: Model, few_examples: Examples, tmp_path: Path) -> None:
+def test_our_own_states_from_a_file_give_the_same_pack(tiny: Model, few_examples: Examples, tmp_path: Path) -> None:
     """The trials too: the model answers with the vectors that were fitted on the file."""
-    pairs, general = few_examples.pairs[:12], few_examples.general[:12]
-    examples, layer = Examples(pairs, general=general), 8
-    options = FitOptions(layers=(layer,), gate_layer=layer, strength=1.0)
-    requests = [query_request(smollm2, p.query, p.preferred + p.undesired) for p in pairs]
-    found = capture(smollm2, requests, [layer])
-    queries = capture(smollm2, [query_request(smollm2, q) for q in [*examples.ir_queries, *general]], [layer]).at(layer)
+    pairs, general = few_examples.pairs[:12], few_examples.general["general"][:12]
+    examples, layer = Examples(pairs, general={"general": general}), 3
+    # a file of states has the last token alone, as a one-class gate takes it
+    options = FitOptions(background=False, layers=(layer,), gate="quantile", gate_layer=layer, strength=1.0)
+    requests = [query_request(tiny, p.query, p.preferred + p.undesired) for p in pairs]
+    found = capture(tiny, requests, [layer])
+    queries = capture(tiny, [query_request(tiny, q) for q in [*examples.ir_queries, *general]], [layer]).at(layer)
     sides = [(a[: len(p.preferred), 0].mean(axis=0), a[len(p.preferred) :, 0].mean(axis=0)) for a, p in zip(found.answers, pairs, strict=True)]  # fmt: skip
     made = {
         "pairs": found.at(layer), "preferred": np.stack([a for a, _ in sides]), "undesired": np.stack([b for _, b in sides]),
         "ir": queries[:12], "general": queries[12:],
     }  # fmt: skip
     states = read_states(written(tmp_path, {f"{kind}.{layer}": x for kind, x in made.items()}))
-    ours = fit(smollm2, examples, options).pack
-    theirs = fit(smollm2, Examples(pairs), options, given=states).pack
+    ours = fit(tiny, examples, options).pack
+    theirs = fit(tiny, Examples(pairs), options, given=states).pack
     np.testing.assert_array_equal(ours.gate.coef, theirs.gate.coef)
     np.testing.assert_array_equal(ours.experts.prototypes, theirs.experts.prototypes)
     assert ours.manifest.figures == theirs.manifest.figures
     assert ours.manifest.experts == theirs.manifest.experts
     with pytest.raises(DataError, match="states of 12 pairs, and there are 11 pairs"):
-        fit(smollm2, Examples(pairs[:11]), options, given=states)
+        fit(tiny, Examples(pairs[:11]), options, given=states)
 
 
 @pytest.mark.parametrize(
@@ -133,7 +134,7 @@ def test_our_own_states_from_a_file_give_the_same_pack(smollm2: Model, few_examp
 )
 def test_a_layer_must_be_among_the_states(tmp_path: Path, options: dict, message: str) -> None:
     with pytest.raises(FitError, match=message):
-        fit_untried(shape(), read_states(written(tmp_path, arrays())), FitOptions(**options))
+        fit_untried(shape(), read_states(written(tmp_path, arrays())), FitOptions(background=False, **options))
 
 
 @pytest.mark.parametrize(
@@ -150,7 +151,7 @@ def test_states_of_another_model_are_refused(
 ) -> None:
     states = read_states(written(tmp_path, arrays(blocks)))
     with pytest.raises(FsLocalError, match=message):
-        fit_untried(model, states, FitOptions())
+        fit_untried(model, states, FitOptions(background=False))
 
 
 def changed(**changes: np.ndarray | None) -> dict[str, np.ndarray]:
