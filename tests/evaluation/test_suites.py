@@ -294,10 +294,3 @@ def test_a_file_in_another_format_says_where(suite: str, line: str, message: str
 def test_compare_wants_a_suite_for_each_file() -> None:
     with pytest.raises(DataError, match="SUITE=FILE"):
         read_files("compare", [DATA / "unseen_ir.jsonl"])
-
-
-def test_more_answers_than_sequences_are_refused(tiny: Model) -> None:
-    runner = Runner(tiny)
-    request = query_request(tiny, read_suite("refusal", DATA / "unseen_ir.jsonl")[0].query, ["a"] * 65)
-    with pytest.raises(DataError, match="65 answers"):
-        runner.scores([request], [Decided(0.0, {})])
