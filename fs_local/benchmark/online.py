@@ -120,12 +120,13 @@ def second_turn(path: Path, base: Pack) -> Iterator[Row]:
     for opened in (True, False):
         with SteeredModel.load(path, [held(base, opened, steered_layer(base))], n_ctx=1024) as steered:
             chat, options = steered.chat(), GenerationOptions(max_tokens=16, sampling=Sampling.greedy())
-            list(chat.send("Name three rivers.", options))
+            first = list(chat.send("Name three rivers.", options))[-1]
             before = steered.engine.stats.prompt_tokens
             piece = list(chat.send("And three lakes.", options))[-1]
             turns = steered.model.prompt(chat.messages[:-1])
             evaluated = steered.engine.stats.prompt_tokens - before
-        least = piece.prompt_tokens if opened else len(turns.tokens) - turns.turn_start + 2
+        closing = 2 + (first.finish_reason == "length")  # what ends the answer before, and its last token if it was cut
+        least = piece.prompt_tokens if opened else len(turns.tokens) - turns.turn_start + closing
         yield Row(
             f"second turn of a chat, gate {'open' if opened else 'closed'}",
             "tokens evaluated, all passes",

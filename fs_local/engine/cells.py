@@ -43,12 +43,16 @@ class Cells:
     Args:
         context: nobody else's.
         filler: a sequence of it that nobody uses.
+
+    Attributes:
+        used: how many are held.
     """
 
     def __init__(self, context: Context, filler: int) -> None:
         self._context, self._filler = context, filler
         self._holders: NDArray[np.int32] = np.zeros(context.n_ctx, dtype=np.int32)
         self._head = 0
+        self.used = 0
         self._of: dict[int, list[int]] = {}
         self._kinds: dict[int, bytearray] = {}
 
@@ -56,10 +60,6 @@ class Cells:
     def part_size(self) -> int:
         """Most tokens in one part of a prompt."""
         return self._context.n_ubatch
-
-    @property
-    def used(self) -> int:
-        return int(np.count_nonzero(self._holders))
 
     @property
     def free(self) -> int:
@@ -90,9 +90,9 @@ class Cells:
         A lone sequence's token comes behind its others, if there is room: so it is summed as in an empty pool.
         """
         if len(tokens) == 1:
-            self._go_behind(sequences[0])
-        cells = self._find(len(tokens))
-        self._place(sequences, cells, SINGLE)
+            self._place_one(sequences[0])
+        else:
+            self._place(sequences, self._find(len(tokens)), SINGLE)
         try:
             self._context.decode_each(tokens, positions, sequences)
         except BaseException:
@@ -136,7 +136,7 @@ class Cells:
         """Empties everything, the numbers too."""
         self._context.clear(zero=True)
         self._holders[:] = 0
-        self._head = 0
+        self._head = self.used = 0
         self._of, self._kinds = {}, {}
 
     # --- where tokens go
@@ -157,6 +157,19 @@ class Cells:
                 self.settle()
                 return False
         return True
+
+    def _place_one(self, seq: int) -> None:
+        """The next token of a lone sequence, without numpy's price where all is as usual."""
+        head, own = self._head, self._of[seq]
+        if own[-1] < head < len(self._holders) and head <= self.used + 2 and not self._holders[head]:
+            self._holders[head] = 1
+            self.used += 1
+            self._head = head + 1
+            own.append(head)
+            self._kinds[seq].append(SINGLE)
+            return
+        self._go_behind(seq)
+        self._place([seq], self._find(1), SINGLE)
 
     def _go_behind(self, seq: int) -> None:
         after = self._of[seq][-1] + 1
@@ -233,7 +246,8 @@ class Cells:
         return cells
 
     def _place(self, sequences: Sequence[int], cells: NDArray[np.intp], kind: int) -> None:
-        self._holders[cells] += 1
+        self._holders[cells] = 1  # they were free
+        self.used += len(cells)
         self._head = int(cells[-1]) + 1
         for seq, cell in zip(sequences, cells.tolist(), strict=True):
             self._of.setdefault(seq, []).append(cell)
@@ -244,5 +258,6 @@ class Cells:
         if cells:
             self._holders[cells] -= 1
             freed = [c for c in cells if self._holders[c] == 0]
+            self.used -= len(freed)
             self._head = min([self._head, *freed])
             del self._of[seq][start:], self._kinds[seq][start:]

@@ -49,6 +49,10 @@ class Rows:
     def one_each(self, tokens: Sequence[int], positions: Sequence[int], sequences: Sequence[int]) -> None:
         """One token of each of some sequences, all with logits."""
         n = self.batch.n_tokens = len(tokens)
+        if n == 1:  # by far the most frequent, and quicker so
+            self._tokens[0], self._positions[0], self._seq_ids[0, 0] = tokens[0], positions[0], sequences[0]
+            self._n_seq_ids[0] = self._outputs[0] = 1
+            return
         self._tokens[:n], self._positions[:n], self._seq_ids[:n, 0] = tokens, positions, sequences
         self._n_seq_ids[:n] = self._outputs[:n] = 1
 
