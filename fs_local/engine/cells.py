@@ -132,9 +132,9 @@ class Cells:
         self._kinds[target] = self._kinds[source][:n]
         self._holders[cells] += 1
 
-    def clear(self) -> None:
-        """Empties everything, the numbers too."""
-        self._context.clear(zero=True)
+    def clear(self, zero: bool = False) -> None:
+        """Empties everything. zero: the numbers in the cells too."""
+        self._context.clear(zero)
         self._holders[:] = 0
         self._head = self.used = 0
         self._of, self._kinds = {}, {}

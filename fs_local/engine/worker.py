@@ -80,11 +80,11 @@ class Worker:
         heapq.heappush(self._waiting, (work.precedence, work))
         self._may_admit = True
 
-    def forget(self) -> None:
-        """Empties the cells; nothing may be at work."""
+    def forget(self, zero: bool = False) -> None:
+        """Empties the cells; nothing may be at work. zero: the numbers in them too."""
         while self._cache.drop_oldest():
             pass
-        self._cells.clear()
+        self._cells.clear(zero)
 
     def turn(self) -> None:
         """One part of one prompt, and one token of every other sequence."""
@@ -233,7 +233,7 @@ class Worker:
         """Empties all cells, since some may hold what is no number, and spoils others' sums; everybody is prefilled again."""
         for work in [*self._decoding, *([self._prefilling] if self._prefilling else [])]:
             self._put_back(work)
-        self.forget()
+        self.forget(zero=True)
         self._may_admit = True
 
     # --- sequences and cells

@@ -120,7 +120,7 @@ class Context:
                 f"no context of {params.n_ctx} tokens for {model.path.name}: {recent_problems() or 'not enough memory?'}"
             )
         model.hold()
-        self._free = weakref.finalize(self, _free, self._handle, model, self._filter)
+        self._free = weakref.finalize(self, _free, self._handle, model, self._filter, os.getpid())
         self.n_ctx: int = api.llama_n_ctx(self._handle)
         self.n_ubatch: int = api.llama_n_ubatch(self._handle)
         self.n_seq = n_seq
@@ -406,10 +406,11 @@ class Context:
             self._has_control_vector = False
 
 
-def _free(handle: Any, model: Model, _filter: NodeFilter) -> None:
-    """Frees a context, whose callback lives until here, and lets its model go."""
-    llama().llama_free(handle)
-    model.release()
+def _free(handle: Any, model: Model, _filter: NodeFilter, process: int) -> None:
+    """Frees a context, whose callback lives until here, and lets its model go. A forked process leaves both to its parent."""
+    if os.getpid() == process:
+        llama().llama_free(handle)
+        model.release()
 
 
 def default_threads() -> int:
