@@ -12,7 +12,7 @@ import typer
 
 if TYPE_CHECKING:
     from converters.cast import Condition
-    from fs_local.generation import GenerationOptions
+    from fs_local.engine import Sampling
     from fs_local.steered_model import SteeredModel
 
 app = typer.Typer(
@@ -34,11 +34,17 @@ Threads = Annotated[Optional[int], typer.Option(min=1, help="Threads; by default
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 System = Annotated[Optional[str], typer.Option(help="System message.")]
 MaxTokens = Annotated[int, typer.Option(help="Most tokens of an answer.")]
-Temperature = Annotated[float, typer.Option(help="0 is greedy.")]
-TopK = Annotated[int, typer.Option(help="0 for all tokens.")]
-TopP = Annotated[float, typer.Option(help="1 for all tokens.")]
-MinP = Annotated[float, typer.Option(help="0 for all tokens.")]
-RepeatPenalty = Annotated[float, typer.Option(help="1 for none.")]
+Temperature = Annotated[
+    Optional[float],
+    typer.Option(help="0 is greedy. By default as the model's file recommends, else 0.8; greedy with --json."),
+]
+TopK = Annotated[Optional[int], typer.Option(help="0 for all tokens. By default the file's, else 40.")]
+TopP = Annotated[Optional[float], typer.Option(help="1 for all tokens. By default the file's, else 0.95.")]
+MinP = Annotated[Optional[float], typer.Option(help="0 for all tokens. By default the file's, else 0.05.")]
+RepeatPenalty = Annotated[Optional[float], typer.Option(help="1 for none. By default the file's, else 1.1.")]
+DrawSeed = Annotated[
+    Optional[int], typer.Option("--seed", help="Of the draw; by default a random one, which is shown.")
+]
 Seed = Annotated[int, typer.Option(help="Of everything that is random.")]
 Stop = Annotated[Optional[list[str]], typer.Option(help="A text that ends the answer; may be given several times.")]
 Ctx = Annotated[int, typer.Option(min=0, help="Tokens of context; 0 for 4096, or the model's own if shorter.")]
@@ -348,12 +354,12 @@ def generate(
     pack: Packs = None,
     system: System = None,
     max_tokens: MaxTokens = 512,
-    temperature: Temperature = 0.0,
-    top_k: TopK = 40,
-    top_p: TopP = 0.95,
-    min_p: MinP = 0.05,
-    repeat_penalty: RepeatPenalty = 1.0,
-    seed: Seed = 0,
+    temperature: Temperature = None,
+    top_k: TopK = None,
+    top_p: TopP = None,
+    min_p: MinP = None,
+    repeat_penalty: RepeatPenalty = None,
+    seed: DrawSeed = None,
     stop: Stop = None,
     strength: Strength = None,
     ctx: Ctx = 0,
@@ -369,6 +375,7 @@ def generate(
     """
     from fs_local.errors import FsLocalError
     from fs_local.examples import Query
+    from fs_local.generation import GenerationOptions
     from fs_local.runtime.template import Message
     from fs_local.terminal import decision_json, decision_line, err, timings_json
 
@@ -376,8 +383,9 @@ def generate(
     if not text or not text.strip():
         raise FsLocalError("the query is empty; give it as an argument or on standard input")
     messages = ([Message(role="system", content=system)] if system else []) + [Message(role="user", content=text)]
-    options = _generation_options(max_tokens, temperature, top_k, top_p, min_p, repeat_penalty, seed, stop)
     with _load(model, pack, ctx, gpu_layers, threads, engine, provider, strength) as steered:
+        sampling = _sampling(steered, temperature, top_k, top_p, min_p, repeat_penalty, seed, greedy=as_json)
+        options = GenerationOptions(max_tokens, tuple(stop or ()), sampling)
         answer = ""
         for piece in steered.stream(Query(tuple(messages)), options):
             answer += piece.text
@@ -389,6 +397,7 @@ def generate(
                 {
                     "text": answer,
                     "finish_reason": piece.finish_reason,
+                    "seed": piece.seed,
                     "decisions": decisions,
                     "timings": timings_json(piece),
                 }
@@ -397,6 +406,8 @@ def generate(
         print()
         for decision in piece.decisions:
             err.print(decision_line(decision))
+        if sampling.temperature:
+            err.print(f"[dim]seed {piece.seed}[/]")
 
 
 @app.command()
@@ -405,12 +416,12 @@ def chat(
     pack: Packs = None,
     system: System = None,
     max_tokens: MaxTokens = 512,
-    temperature: Temperature = 0.0,
-    top_k: TopK = 40,
-    top_p: TopP = 0.95,
-    min_p: MinP = 0.05,
-    repeat_penalty: RepeatPenalty = 1.0,
-    seed: Seed = 0,
+    temperature: Temperature = None,
+    top_k: TopK = None,
+    top_p: TopP = None,
+    min_p: MinP = None,
+    repeat_penalty: RepeatPenalty = None,
+    seed: DrawSeed = None,
     stop: Stop = None,
     strength: Strength = None,
     ctx: Ctx = 0,
@@ -424,10 +435,11 @@ def chat(
     Example: fs-local chat smollm2 --pack refusal.fspack
     """
     from fs_local.chat import Chat
+    from fs_local.generation import GenerationOptions
 
-    options = _generation_options(max_tokens, temperature, top_k, top_p, min_p, repeat_penalty, seed, stop)
     with _load(model, pack, ctx, gpu_layers, threads, engine, provider, strength) as steered:
-        Chat(steered, options, system).run()
+        sampling = _sampling(steered, temperature, top_k, top_p, min_p, repeat_penalty, seed)
+        Chat(steered, GenerationOptions(max_tokens, tuple(stop or ()), sampling), system).run()
 
 
 @app.command()
@@ -738,21 +750,35 @@ def _load(
     return steered
 
 
-def _generation_options(
-    max_tokens: int,
-    temperature: float,
-    top_k: int,
-    top_p: float,
-    min_p: float,
-    repeat_penalty: float,
-    seed: int,
-    stop: list[str] | None,
-) -> GenerationOptions:
-    from fs_local.generation import GenerationOptions
-    from fs_local.runtime.sampling import SamplingOptions
+def _sampling(
+    steered: SteeredModel,
+    temperature: float | None,
+    top_k: int | None,
+    top_p: float | None,
+    min_p: float | None,
+    repeat_penalty: float | None,
+    seed: int | None,
+    *,
+    greedy: bool = False,
+) -> Sampling:
+    """What the options say, and the model's file where they say nothing; greedy where that is wanted and no temperature is given."""
+    import dataclasses
+    import secrets
 
-    return GenerationOptions(
-        max_tokens, tuple(stop or ()), SamplingOptions(temperature, top_k, top_p, min_p, repeat_penalty, seed)
+    from fs_local.engine import Sampling
+
+    given = {
+        "temperature": temperature,
+        "top_k": top_k,
+        "top_p": top_p,
+        "min_p": min_p,
+        "repeat_penalty": repeat_penalty,
+    }
+    usual = Sampling.greedy() if greedy and temperature is None else Sampling.for_model(steered.model)
+    return dataclasses.replace(
+        usual,
+        **{name: value for name, value in given.items() if value is not None},
+        seed=secrets.randbits(32) if seed is None else seed,
     )
 
 

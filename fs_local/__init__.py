@@ -12,15 +12,25 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from fs_local.conversation import Conversation
+    from fs_local.engine import (
+        Decision,
+        Engine,
+        EngineClosed,
+        EngineFull,
+        Piece,
+        Prompt,
+        Request,
+        Sampling,
+        Steer,
+        Stream,
+    )
     from fs_local.errors import ContextFullError, DataError, FitError, FsLocalError, ModelError, PackError
     from fs_local.examples import Pair, Query
     from fs_local.fitting import Examples, FitOptions, fit
-    from fs_local.generation import GenerationOptions, Piece
+    from fs_local.generation import Completion, GenerationOptions
     from fs_local.pack.file import Pack
     from fs_local.runtime.model import Model
-    from fs_local.runtime.sampling import SamplingOptions
-    from fs_local.steered_model import Completion, ManyCompletion, SteeredModel
-    from fs_local.steering import Decision
+    from fs_local.steered_model import SteeredModel
 
 _HOMES = {
     "PackError": "fs_local.errors",
@@ -28,21 +38,27 @@ _HOMES = {
     "FitError": "fs_local.errors",
     "DataError": "fs_local.errors",
     "ContextFullError": "fs_local.errors",
-    "Completion": "fs_local.steered_model",
+    "Completion": "fs_local.generation",
     "Conversation": "fs_local.conversation",
-    "Decision": "fs_local.steering",
+    "Decision": "fs_local.engine",
+    "Engine": "fs_local.engine",
+    "EngineClosed": "fs_local.errors",
+    "EngineFull": "fs_local.errors",
     "Examples": "fs_local.fitting",
     "FitOptions": "fs_local.fitting",
     "FsLocalError": "fs_local.errors",
     "GenerationOptions": "fs_local.generation",
-    "ManyCompletion": "fs_local.steered_model",
     "Model": "fs_local.runtime.model",
     "Pack": "fs_local.pack.file",
     "Pair": "fs_local.examples",
-    "Piece": "fs_local.generation",
+    "Piece": "fs_local.engine",
+    "Prompt": "fs_local.engine",
     "Query": "fs_local.examples",
-    "SamplingOptions": "fs_local.runtime.sampling",
+    "Request": "fs_local.engine",
+    "Sampling": "fs_local.engine",
+    "Steer": "fs_local.engine",
     "SteeredModel": "fs_local.steered_model",
+    "Stream": "fs_local.engine",
     "fit": "fs_local.fitting",
 }
 
@@ -51,22 +67,28 @@ __all__ = [
     "ContextFullError",
     "Conversation",
     "DataError",
+    "Engine",
+    "EngineClosed",
+    "EngineFull",
     "Decision",
     "Examples",
     "FitError",
     "FitOptions",
     "FsLocalError",
     "GenerationOptions",
-    "ManyCompletion",
     "Model",
     "ModelError",
     "Pack",
     "PackError",
     "Pair",
     "Piece",
+    "Prompt",
     "Query",
-    "SamplingOptions",
+    "Request",
+    "Sampling",
+    "Steer",
     "SteeredModel",
+    "Stream",
     "fit",
 ]
 

@@ -30,11 +30,16 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Request:
-    """Tokens of a prompt, and of the answers to follow it, each in a sequence of its own. user: where the user's own text stands."""
+    """Tokens of a prompt, and of the answers to follow it, each in a sequence of its own.
+
+    Attributes:
+        user: where the user's own text stands. turn_start: where the current turn begins.
+    """
 
     prompt: list[int]
     answers: tuple[list[int], ...] = ()
     user: Span | None = None
+    turn_start: int = 0
 
     @property
     def user_text(self) -> Span:
@@ -67,7 +72,7 @@ def query_request(model: Model, query: Query, answers: Sequence[str] = ()) -> Re
     opening = "" if model.template.source else "\n\n"
     prompt = model.prompt(query.messages)
     tokenized = tuple(model.tokenize(opening + a, special=False) for a in answers)
-    return Request(list(prompt.tokens), tokenized, prompt.user)
+    return Request(list(prompt.tokens), tokenized, prompt.user, prompt.turn_start)
 
 
 def capture(

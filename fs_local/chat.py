@@ -12,8 +12,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from fs_local.conversation import Conversation
+from fs_local.engine import Piece
 from fs_local.errors import FsLocalError
-from fs_local.generation import GenerationOptions, Piece
+from fs_local.generation import GenerationOptions
 from fs_local.pack.archive import replace_file
 from fs_local.steered_model import SteeredModel
 from fs_local.terminal import decision_json, decision_line, explain, out
@@ -45,6 +46,8 @@ class Chat:
         out.print(
             f"[bold]{escape(self._model.model.name)}[/] with {escape(packs)}. /help lists commands, Ctrl-C stops an answer, Ctrl-D leaves."
         )
+        if (sampling := self._options.sampling) is not None and sampling.temperature:
+            out.print(f"[dim]temperature {sampling.temperature:g}, seed {sampling.seed}[/]")
         read = _line_reader()
         while True:
             try:

@@ -1,32 +1,23 @@
-"""A conversation of many turns, whose KV cache is kept: each turn evaluates its own tokens alone, and gets its own decision.
+"""A conversation of many turns, each with its own decision.
 
-Earlier turns stay in the cache as they were evaluated, steered or not. Only where the cache can't be continued (the oldest turns
-were dropped, or the template renders history differently) is the conversation evaluated again, under the turn's decision.
+History is what the unsteered model makes of it: a turn's steering ends with the turn, and what was steered is evaluated again by the
+next. Cells of earlier turns that were not steered are still there, if nothing else needed the room.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from itertools import accumulate
 from typing import TYPE_CHECKING
 
+from fs_local.engine import Decision, Piece, Prompt, Span, Stream
 from fs_local.errors import ContextFullError, FsLocalError
-from fs_local.generation import GenerationOptions, Piece, stream_answer
-from fs_local.method.readings import Span
+from fs_local.generation import GenerationOptions
 from fs_local.runtime.template import Message
-from fs_local.steering import Decision
 
 if TYPE_CHECKING:
     from fs_local.steered_model import SteeredModel
-
-
-@dataclass
-class _Turn:
-    """The last turn, as it stands in the cache: where its tokens start, and what they are."""
-
-    start: int
-    tokens: list[int]
-    options: GenerationOptions
 
 
 class Conversation:
@@ -41,118 +32,95 @@ class Conversation:
 
     def __init__(self, steered_model: SteeredModel, system: str | None = None) -> None:
         self._on = steered_model
+        self._stream: Stream | None = None
         self.steered = True
         self.system = system
         self.reset()
 
     def reset(self) -> None:
-        """Forgets all turns; the system message stays."""
-        from fs_local.steered_model import CONVERSATION
-
-        self._seq = CONVERSATION
+        """Forgets all turns, and ends an answer that is still being streamed; the system message stays."""
+        if self._stream is not None:
+            self._stream.close()
+            self._stream = None
         self.messages: list[Message] = [] if self.system is None else [Message(role="system", content=self.system)]
         self.decisions: list[Decision] = []
         self.dropped = 0
-        self._tokens: list[int] = []  # what the cache holds, if it is ours
-        self._text = ""  # what those tokens say
-        self._turn: _Turn | None = None
+        self._said: list[int] = []  # the tokens of all this, as they were evaluated or drawn
+        self._last: tuple[Prompt, GenerationOptions] | None = None
 
     def send(self, text: str, options: GenerationOptions | None = None) -> Iterator[Piece]:
-        """Asks, and yields the answer. However the iteration ends, what was answered so far is kept.
+        """Asks, and yields the answer. However the iteration ends, what was answered so far is kept; if nothing was, nothing is.
 
         Raises:
             ContextFullError: this message alone is longer than the context.
+            FsLocalError: the last answer is still being streamed.
         """
+        if self._stream is not None:
+            raise FsLocalError("the last answer is still being streamed; read it to its end, or close it")
         options = options or GenerationOptions()
-        with self._on.evaluating():
-            rendered, tokens = self._make_room(Message(role="user", content=text), options)
-            prompt = self._on.model.prompt(self.messages)
-            behind = (
-                len(prompt.tokens) - prompt.user.stop
-            )  # the template's closing; what was said before keeps its tokens
-            user = Span(max(0, len(tokens) - behind - (prompt.user.stop - prompt.user.start)), len(tokens) - behind)
-            start = self._continue_from(tokens, user.start)
-            self._turn = _Turn(start, tokens[start:], options)
-            answer, spoken = "", []
-            pieces = stream_answer(
-                self._on.context,
-                self._on.steering_or_none(self.steered),
-                tokens[start:],
-                user=Span(user.start - start, user.stop - start),
-                start=start,
-                seq=self._seq,
-                options=options,
-            )
-            try:
-                for piece in pieces:
-                    answer += piece.text
-                    spoken += [] if piece.token is None else [piece.token]
-                    self.decisions = piece.decisions
-                    yield piece
-            finally:
-                pieces.close()  # type: ignore[attr-defined]
-                self.messages.append(Message(role="assistant", content=answer))
-                self._tokens = (tokens + spoken)[: self._on.context.n_past(self._seq)]
-                held = b"".join(self._on.model.piece(t) for t in self._tokens[len(tokens) :])
-                # what stopped within the prompt is tokenized anew, and continued as far as the tokens agree
-                self._text = rendered + held.decode("utf-8", "replace") if len(self._tokens) >= len(tokens) else ""
+        messages, prompt, dropped = self._make_room(Message(role="user", content=text), options)
+        answer, spoken = "", list(prompt.tokens)
+        stream = self._stream = self._on.stream(prompt, options, steered=self.steered)
+        try:
+            for piece in stream:
+                answer += piece.text
+                spoken += piece.tokens
+                self.decisions = piece.decisions
+                yield piece
+        finally:
+            stream.close()
+            if self._stream is stream:  # else it was reset
+                self._stream = None
+                if len(spoken) > len(prompt.tokens):
+                    self.messages = [*messages, Message(role="assistant", content=answer)]
+                    self.dropped += dropped
+                    self._said, self._last = spoken, (prompt, options)
 
     def compare(self) -> Iterator[Piece]:
-        """The last answer as the model would have given it unsteered, after the same history as it was; the conversation stays as it is.
+        """The last answer as the model would have given it unsteered, after the same history; the conversation stays as it is.
 
         Raises:
             FsLocalError: nothing was asked yet.
         """
-        from fs_local.steered_model import SCRATCH
-
-        if self._turn is None or self._on.cache_owner is not self:
+        if self._last is None:
             raise FsLocalError("nothing was asked yet")
-        context, turn = self._on.context, self._turn
-        with self._on.evaluating():
-            context.copy(self._seq, SCRATCH, turn.start)
-            start, tokens = turn.start, turn.tokens
-            if context.n_past(SCRATCH) != start:  # a recurrent state can't be copied in part
-                context.remove(SCRATCH)
-                start, tokens = 0, self._tokens[: turn.start] + turn.tokens
-            try:
-                yield from stream_answer(
-                    context, self._on.steering_or_none(False), tokens, start=start, seq=SCRATCH, options=turn.options
-                )
-            finally:
-                context.remove(SCRATCH)
+        with self._on.stream(*self._last, steered=False) as stream:
+            yield from stream
 
-    def _make_room(self, message: Message, options: GenerationOptions) -> tuple[str, list[int]]:
-        """Adds a message and renders the conversation, without its oldest turns if it would not fit with an answer."""
-        n_ctx = self._on.context.n_ctx
-        room_for_answer = min(options.max_tokens, n_ctx // 4)
+    def _make_room(self, message: Message, options: GenerationOptions) -> tuple[list[Message], Prompt, int]:
+        """The conversation with one more message, its prompt, and how many of its oldest turns it had to lose to fit with an answer."""
+        longest = self._on.engine.longest
+        room_for_answer = min(options.max_tokens, longest // 4)
         messages, dropped = [*self.messages, message], 0
         while True:
-            rendered = self._on.model.template.render(messages)
-            tokens = self._tokenize(rendered)
-            if len(tokens) + room_for_answer <= n_ctx:
-                self.messages = messages
-                self.dropped += dropped
-                return rendered, tokens
+            prompt = self._as_said(self._on.engine.prompt(messages))
+            if len(prompt.tokens) + room_for_answer <= longest:
+                return messages, prompt, dropped
             first = 1 if messages[0]["role"] == "system" else 0
             if len(messages) - first < 3:
                 raise ContextFullError(
-                    f"the message has {len(tokens)} tokens, too many for a context of {n_ctx}; shorten it or raise --ctx"
+                    f"the message has {len(prompt.tokens)} tokens, too many for a context of {longest}; shorten it or raise --ctx"
                 )
             del messages[first : first + 2]
             dropped += 1
 
-    def _tokenize(self, rendered: str) -> list[int]:
-        if self._text and rendered.startswith(self._text):  # the new text alone, so that what was said keeps its tokens
-            return self._tokens + self._on.model.tokenize(rendered[len(self._text) :])
-        return self._on.model.tokenize_prompt(rendered)
-
-    def _continue_from(self, tokens: list[int], most: int) -> int:
-        """Cuts the cache to what it shares with these tokens, `most` at most; returns how many are kept."""
-        context = self._on.context
-        held = self._tokens if self._on.cache_owner is self else []
-        self._on.cache_owner = self
-        kept = next(
-            (i for i, (a, b) in enumerate(zip(held, tokens, strict=False)) if a != b), min(len(held), len(tokens))
+    def _as_said(self, prompt: Prompt) -> Prompt:
+        """The prompt with the tokens that were drawn, where they say the same as those that the text would be cut into."""
+        said, written = self._bytes(self._said), self._bytes(prompt.tokens)
+        n_bytes = sum(map(len, said))
+        ends = list(accumulate(map(len, written), initial=0))
+        if not said or n_bytes not in ends or b"".join(said) != b"".join(written)[:n_bytes]:
+            return prompt
+        same = ends.index(n_bytes)
+        if same > prompt.turn_start:  # the template puts something else where the answer stood
+            return prompt
+        longer = len(said) - same
+        return replace(
+            prompt,
+            tokens=(*self._said, *prompt.tokens[same:]),
+            user=Span(*(at + longer for at in prompt.user)),
+            turn_start=prompt.turn_start + longer,
         )
-        kept = min(kept, most, len(tokens) - 1)
-        return kept if context.remove(self._seq, kept) else 0
+
+    def _bytes(self, tokens: Sequence[int]) -> list[bytes]:
+        return [self._on.model.piece(t, special=True) for t in tokens]

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from fs_local.engine import Decision
 from fs_local.examples import Query, read_pairs, read_queries
 from fs_local.fitting import Examples, FitOptions, fit
 from fs_local.generation import GenerationOptions
@@ -15,7 +16,6 @@ from fs_local.pack.file import Pack
 from fs_local.refusals import is_refusal
 from fs_local.runtime.model import Model
 from fs_local.steered_model import SteeredModel
-from fs_local.steering import Decision
 
 DATA = Path(str(importlib.resources.files("fs_local"))) / "demo_data"
 ANSWER_TOKENS = 32
@@ -82,7 +82,7 @@ def show_unseen(
     with SteeredModel.load(model, [pack]) as steered_model:
         for i, (kind, query) in enumerate(unseen):
             steered = steered_model.generate(query, options)
-            plain = "".join(p.text for p in steered_model.stream(query, options, steered=False))
+            plain = steered_model.generate(query, options, steered=False).text
             if progress is not None:
                 progress("answer unseen", i + 1, len(unseen))
             yield Shown(kind, query, steered.decisions[0], plain.strip(), steered.text.strip())

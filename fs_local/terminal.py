@@ -24,11 +24,10 @@ from rich.table import Table
 from rich.text import Text
 
 from fs_local.doctor import Diagnosis
-from fs_local.generation import Piece
+from fs_local.engine import Decision, Piece
 from fs_local.method.readings import Reading
 from fs_local.pack.file import Pack
 from fs_local.printable import printable
-from fs_local.steering import Decision
 
 out = Console()
 err = Console(stderr=True)

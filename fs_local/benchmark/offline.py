@@ -10,7 +10,7 @@ from fs_local.benchmark.packs import WIDE
 from fs_local.benchmark.stock import Stock
 from fs_local.benchmark.turns import Budget, alternate
 from fs_local.capture import capture, query_request
-from fs_local.evaluation.runner import Decided, Runner
+from fs_local.engine import Engine, Prompt, Request, Steer
 from fs_local.examples import Query
 from fs_local.runtime.model import Model
 
@@ -58,12 +58,19 @@ def fitting() -> Iterator[Row]:
 def scoring(model: Model, budget: Budget) -> Iterator[Row]:
     """All answers to one question in a batch that shares the question, against each evaluated behind it anew."""
     request = query_request(model, Query.of(_QUESTION), _ANSWERS)
-    unsteered = [Decided(0.0, {})]
-    with Stock(model, len(request.prompt) + max(map(len, request.answers)) + 64) as stock:
+    prompt = Prompt(tuple(request.prompt), request.user_text, 0)
+    asked = Request(prompt, steer=Steer(enabled=False), answers=tuple(map(tuple, request.answers)))
+    n_ctx = len(request.prompt) + max(map(len, request.answers)) + 64
+    with Stock(model, n_ctx) as stock, Engine(model, n_ctx=1024) as engine:
+
+        def ours() -> None:
+            engine.forget()
+            list(engine.submit(asked))
+
         one_by_one, together = alternate(
             [
                 lambda: [stock.score(request.prompt, a) for a in request.answers],
-                lambda: Runner(model).scores([request], unsteered),  # a runner keeps what it has done
+                ours,
             ],
             budget,
         )

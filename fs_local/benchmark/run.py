@@ -15,7 +15,7 @@ from fs_local.pack.file import Pack
 from fs_local.runtime.context import MICRO_BATCH, default_threads
 from fs_local.runtime.model import Model
 from fs_local.runtime.node_filter import native_address
-from fs_local.steering import Steering
+from fs_local.steering import check_model
 
 
 def bench(
@@ -37,7 +37,7 @@ def bench(
     rows: list[Row] = []
     with Model.load(path) as loaded:
         base = synthetic_pack(loaded) if pack is None else Pack.load(pack)
-        Steering(loaded, [base])  # checks that it is for this model
+        check_model(base, loaded)
         stages: list[tuple[str, Callable[[], Iterator[Row]]]] = [
             ("decoding", lambda: online.decoding(loaded, base, budget)),
             ("prefill", lambda: online.prefill(loaded, base, budget)),

@@ -8,7 +8,7 @@ from types import TracebackType
 
 import numpy as np
 
-from fs_local.batch import log_probability
+from fs_local.engine.logits import log_probability
 from fs_local.errors import ModelError
 from fs_local.runtime.context import MICRO_BATCH, default_threads
 from fs_local.runtime.library import llama

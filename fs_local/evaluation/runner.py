@@ -1,25 +1,34 @@
-"""Evaluates queries under packs, in batches, each query with its own decision; keeps what it has done in a store."""
+"""Evaluates queries under packs, each query with its own decision; keeps what it has done in a store."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from fs_local.batch import MAX_SEQUENCES, Additions, Batch, check_lengths
-from fs_local.capture import Request, capture, query_request
+from fs_local.capture import Request, query_request
+from fs_local.engine import Decision, Engine, Piece, Prompt, Sampling, Steer
+from fs_local.engine import Request as Asked
+from fs_local.errors import DataError
 from fs_local.examples import Query
 from fs_local.method.folded import F32
-from fs_local.method.readings import Reading
 from fs_local.pack.file import Pack
+from fs_local.pack.manifest import Scope
+from fs_local.runtime.context import DEFAULT_CTX
 from fs_local.runtime.model import Model
 from fs_local.store import Store, digest
 
 Progress = Callable[[str, int, int], None]
 """Called with (what is being done, done, total)."""
+Additions = Mapping[int, F32]
+"""What a sequence is steered by: layer -> float32 (d,); empty for nothing."""
+AT_ONCE = 16
+_GROUP = 64
+_WITH_LOGITS = 4
+"""Requests whose whole logits are in memory together."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +53,7 @@ class Answer:
 
 
 class Runner:
-    """Runs one model.
+    """Runs one model, by an engine of its own, which opens with the first thing that is asked and closes with the runner.
 
     Args:
         store: where results are kept; None keeps them as long as the runner.
@@ -55,62 +64,75 @@ class Runner:
         self.model = model
         self._store = store or Store()
         self._report = progress or (lambda _what, _done, _total: None)
-        self._states: dict[tuple[str, int, Reading], F32] = {}
+        self._engine: Engine | None = None
+        self._decisions: dict[tuple[str, str], Decision] = {}
 
     def requests(self, queries: Sequence[Query], answers: Sequence[Sequence[str]] = ()) -> list[Request]:
         return [query_request(self.model, q, answers[i] if answers else ()) for i, q in enumerate(queries)]
 
     def decide(self, pack: Pack | None, requests: Sequence[Request]) -> list[Decided]:
-        """What each query gets from a pack; without a pack, nothing."""
+        """What each query gets from a pack; without a pack, nothing.
+
+        Raises:
+            DataError: a query that is longer than the model's context.
+        """
         if pack is None:
             return [Decided(0.0, {})] * len(requests)
-        gate, steer = pack.manifest.gate, pack.manifest.steer
-        wanted = [(layer, reading) for layer in gate.layers for reading in gate.readings]
-        states = self._capture(requests, [*wanted, (steer.layers[0], "last")])
-        at_gate = np.concatenate(states[:-1], axis=1)
-        openings, scores = pack.gate.opening(at_gate), pack.gate.score(at_gate)
-        vectors = pack.experts.vector(states[-1])
-        parts = vectors.reshape(len(requests), len(steer.layers), -1)
-        decided = []
-        for opening, score, part in zip(openings, scores, parts, strict=True):
-            scale = np.float32(steer.strength * float(opening))
-            additions = dict(zip(steer.layers, scale * part, strict=True)) if scale != 0 else {}
-            decided.append(Decided(float(opening), additions, float(score)))
-        return decided
-
-    def _capture(self, requests: Sequence[Request], wanted: Sequence[tuple[int, Reading]]) -> list[F32]:
-        """States (n, d) of each reading at a layer; what was read before for the same prompts is not read again."""
-        key = digest([[r.prompt, r.user_text] for r in requests])
-        missing = [at for at in wanted if (key, *at) not in self._states]
+        strength = pack.manifest.steer.strength
+        # decided once, whatever the strength
+        of_pack = digest(pack.with_strength(1.0).manifest.model_dump(mode="json"))
+        keys = [(of_pack, digest(r.prompt, list(r.user_text))) for r in requests]
+        missing = {key: r for key, r in zip(keys, requests, strict=True) if key not in self._decisions}
         if missing:
-            prompts = [Request(r.prompt, user=r.user) for r in requests]
-            layers, readings = sorted({layer for layer, _ in missing}), sorted({reading for _, reading in missing})
-            report = self._report
-            found = capture(
-                self.model, prompts, layers, lambda done, total: report("decide", done, total), readings=readings
-            )
-            for layer in layers:
-                for reading in readings:
-                    self._states[key, layer, reading] = found.at(layer, reading)
-        return [self._states[(key, *at)] for at in wanted]
+            engine = self._engine_for(list(missing.values()))
+            engine.set_packs([pack])
+            asked = [Asked(_prompt(r), max_tokens=0) for r in missing.values()]
+            for first in range(0, len(asked), _GROUP):
+                group = list(missing)[first : first + _GROUP]
+                for key, piece in zip(group, _last_pieces(engine, asked[first : first + _GROUP]), strict=True):
+                    (self._decisions[key],) = piece.decisions
+                self._report("decide", first + len(group), len(missing))
+        decided = []
+        for key in keys:
+            d = replace(self._decisions[key], strength=strength)
+            additions = dict(zip(d.layers, d.addition, strict=True)) if d.is_open else {}
+            decided.append(Decided(d.opening, additions, d.score))
+        return decided
 
     def answers(
         self,
         requests: Sequence[Request],
         decided: Sequence[Decided],
         max_tokens: int,
-        prompt_too: bool = True,
+        scope: Scope = "all",
         what: str = "answer",
     ) -> list[Answer]:
         """Greedy answers, with their log-probability under the unsteered model. Equal queries with equal decisions are answered once."""
 
-        def compute(some: list[Request], additions: list[Additions]) -> list[dict[str, Any]]:
-            with Batch.for_requests(self.model, some, max_tokens, prompt_too) as batch:
-                drawn = batch.generate([r.prompt for r in some], additions, max_tokens)
-                # what was drawn unsteered has its log-probability already
-                again = [i for i, (tokens, _) in enumerate(drawn) if additions[i] or not tokens]
-                spoken = [(drawn[i][0],) if drawn[i][0] else tuple([t] for t in self.model.end_tokens) for i in again]
-                scored = batch.score([Request(some[i].prompt, s) for i, s in zip(again, spoken, strict=True)], None)
+        def compute(engine: Engine, some: list[Request], additions: list[Additions]) -> list[dict[str, Any]]:
+            asked = [
+                Asked(
+                    _prompt(r),
+                    Sampling.greedy(),
+                    max_tokens,
+                    steer=_given(a, scope),
+                    logprobs=None if a else 0,  # what is drawn unsteered has its log-probability already
+                )
+                for r, a in zip(some, additions, strict=True)
+            ]
+            drawn = [
+                (tuple(t for p in pieces for t in p.tokens), [x.logprob for p in pieces for x in p.logprobs])
+                for pieces in _pieces(engine, asked)
+            ]
+            again = [i for i, (tokens, _) in enumerate(drawn) if additions[i] or not tokens]
+            spoken = [
+                Asked(
+                    _prompt(some[i]),
+                    answers=(drawn[i][0],) if drawn[i][0] else tuple((t,) for t in self.model.end_tokens),
+                )
+                for i in again
+            ]
+            scored = [piece.scores for piece in _last_pieces(engine, spoken)]
             values = {i: max(s, key=np.mean) for i, s in zip(again, scored, strict=True)}
             return [
                 {
@@ -121,40 +143,67 @@ class Runner:
                 for i, (tokens, drawn_with) in enumerate(drawn)
             ]
 
-        rows = self._each("greedy answer", requests, decided, [max_tokens], prompt_too, what, compute)
+        rows = self._each("greedy answer", requests, decided, [max_tokens], scope, what, compute, max_tokens)
         return [Answer(r["text"], tuple(r["tokens"]), r["log_probability"]) for r in rows]
 
     def scores(
-        self, requests: Sequence[Request], decided: Sequence[Decided], prompt_too: bool = True, what: str = "score"
+        self, requests: Sequence[Request], decided: Sequence[Decided], scope: Scope = "all", what: str = "score"
     ) -> list[list[list[float]]]:
         """Log-probability of each token of each answer of each request (nats)."""
 
-        def compute(some: list[Request], additions: list[Additions]) -> list[list[list[float]]]:
-            with Batch.for_requests(self.model, some, prompt_too=prompt_too) as batch:
-                found = batch.score(some, additions)
-            return [[[float(x) for x in answer] for answer in answers] for answers in found]
+        def compute(engine: Engine, some: list[Request], additions: list[Additions]) -> list[list[list[float]]]:
+            asked = [_scored(r, a, scope) for r, a in zip(some, additions, strict=True)]
+            return [[[float(x) for x in answer] for answer in piece.scores] for piece in _last_pieces(engine, asked)]
 
-        return self._each("score", requests, decided, [], prompt_too, what, compute)
+        return self._each("score", requests, decided, [], scope, what, compute)
 
     def drift(
-        self, requests: Sequence[Request], decided: Sequence[Decided], prompt_too: bool = True, what: str = "drift"
+        self, requests: Sequence[Request], decided: Sequence[Decided], scope: Scope = "all", what: str = "drift"
     ) -> list[tuple[float, float]]:
         """For each request: mean KL(unsteered ‖ steered) of the next-token distributions over its answers' tokens (nats), and the
         share of tokens where both rank the same one first. Exactly (0, 1) where nothing is added."""
 
-        def compute(some: list[Request], additions: list[Additions]) -> list[tuple[float, float]]:
-            with Batch.for_requests(self.model, some, prompt_too=prompt_too) as batch:
-                plain = {at[:3]: at[3] for at in batch.logits(some, None)}
-                found: list[list[tuple[float, float]]] = [[] for _ in some]
-                for i, j, at, logits in batch.logits(some, additions):
-                    found[i].append(_divergence(plain[i, j, at], logits))
-            return [(float(np.mean([k for k, _ in f])), float(np.mean([t for _, t in f]))) for f in found]
+        def compute(engine: Engine, some: list[Request], additions: list[Additions]) -> list[tuple[float, float]]:
+            found = []
+            for first in range(0, len(some), _WITH_LOGITS):
+                part = slice(first, first + _WITH_LOGITS)
+                rows = list(zip(some[part], additions[part], strict=True))
+                unsteered = _last_pieces(engine, [_scored(r, {}, scope, keep_logits=True) for r, _ in rows])
+                opened = _last_pieces(engine, [_scored(r, a, scope, keep_logits=True) for r, a in rows])
+                for plain, steered in zip(unsteered, opened, strict=True):
+                    at_tokens = [
+                        _divergence(p, q)
+                        for x, y in zip(plain.logits, steered.logits, strict=True)
+                        for p, q in zip(x, y, strict=True)
+                    ]
+                    found.append((float(np.mean([k for k, _ in at_tokens])), float(np.mean([t for _, t in at_tokens]))))
+            return found
 
         open_rows = [i for i, d in enumerate(decided) if d.additions]
         opened = [requests[i] for i in open_rows], [decided[i] for i in open_rows]
-        values = self._each("divergence", *opened, [], prompt_too, what, compute)
+        values = self._each("divergence", *opened, [], scope, what, compute)
         by_row = dict(zip(open_rows, values, strict=True))
         return [tuple(by_row.get(i, (0.0, 1.0))) for i in range(len(requests))]
+
+    def _engine_for(self, requests: Sequence[Request], max_tokens: int = 0) -> Engine:
+        """An engine that has room for each of these.
+
+        Raises:
+            DataError: a request that is longer than the model's context, by its row, from 1.
+        """
+        sizes = [len(r.prompt) + sum(len(a) for a in r.answers) for r in requests]
+        for row, r in enumerate(requests, start=1):
+            longest = len(r.prompt) + max((len(a) for a in r.answers), default=0)
+            if longest >= self.model.n_ctx_train:
+                raise DataError(
+                    f"row {row} has {longest} tokens, more than the model's context of {self.model.n_ctx_train} has room for; shorten it"
+                )
+        wanted = max(DEFAULT_CTX, -(-(max(sizes) + max_tokens + 1) // 256) * 256)
+        if self._engine is None or self._engine.n_ctx < wanted:
+            if self._engine is not None:
+                self._engine.close()
+            self._engine = Engine(self.model, n_ctx=wanted, n_seq=AT_ONCE)
+        return self._engine
 
     def _each(
         self,
@@ -162,25 +211,28 @@ class Runner:
         requests: Sequence[Request],
         decided: Sequence[Decided],
         settings: list[object],
-        prompt_too: bool,
+        scope: Scope,
         what: str,
-        compute: Callable[[list[Request], list[Additions]], list[Any]],
+        compute: Callable[[Engine, list[Request], list[Additions]], list[Any]],
+        max_tokens: int = 0,
     ) -> list[Any]:
         """Results of rows, from the store where they are there; else computed in groups of similar length, and kept.
 
         Groups are the same whatever is there already: what stands beside a sequence in a batch moves its last bits.
 
         Raises:
-            DataError: before anything is evaluated, if a row is longer than the model's context or has too many answers.
+            DataError: before anything is evaluated, if a row is longer than the model's context.
         """
-        check_lengths(self.model, requests)
+        if not requests:
+            return []
+        engine = self._engine_for(requests, max_tokens)
         keys = [
             digest(
                 kind,
                 r.prompt,
                 r.answers,
                 # where nothing is added, it makes no difference where it would be: unsteered rows are evaluated once
-                [*settings, prompt_too or not d.additions],
+                [*settings, scope if d.additions else "all", *([r.turn_start] if scope == "turn" else [])],
                 [[k, v.tobytes().hex()] for k, v in sorted(d.additions.items())],
             )
             for r, d in zip(requests, decided, strict=True)
@@ -191,11 +243,12 @@ class Runner:
         groups: list[list[int]] = []
         for _, rows in itertools.groupby(order, key=lambda i: bool(decided[i].additions)):
             alike = list(rows)
-            groups += [alike[first : first + MAX_SEQUENCES] for first in range(0, len(alike), MAX_SEQUENCES)]
+            groups += [alike[first : first + _GROUP] for first in range(0, len(alike), _GROUP)]
         missing = [group for group in groups if any(keys[i] not in known for i in group)]
         done = len(order) - sum(map(len, missing))
         for group in missing:
-            computed = compute([requests[i] for i in group], [decided[i].additions for i in group])
+            engine.forget()
+            computed = compute(engine, [requests[i] for i in group], [decided[i].additions for i in group])
             for i, result in zip(group, computed, strict=True):
                 if keys[i] not in known:
                     known[keys[i]] = result
@@ -203,6 +256,37 @@ class Runner:
             done += len(group)
             self._report(what, done, len(order))
         return [known[k] for k in keys]
+
+
+def _prompt(r: Request) -> Prompt:
+    return Prompt(tuple(r.prompt), r.user_text, r.turn_start)
+
+
+def _given(additions: Additions, scope: Scope) -> Steer:
+    return Steer(given=(Decision.of_vectors(additions, scope),)) if additions else Steer(enabled=False)
+
+
+def _scored(r: Request, additions: Additions, scope: Scope, keep_logits: bool = False) -> Asked:
+    return Asked(
+        _prompt(r),
+        steer=_given(additions, scope),
+        answers=tuple(tuple(a) for a in r.answers),
+        keep_logits=keep_logits,
+    )
+
+
+def _pieces(engine: Engine, asked: Sequence[Asked]) -> list[list[Piece]]:
+    """All pieces of the answer to each request."""
+    streams = engine.submit_all(asked)
+    try:
+        return [list(stream) for stream in streams]
+    finally:
+        for stream in streams:
+            stream.close()
+
+
+def _last_pieces(engine: Engine, asked: Sequence[Asked]) -> list[Piece]:
+    return [pieces[-1] for pieces in _pieces(engine, asked)]
 
 
 def _divergence(plain: F32, steered: F32) -> tuple[float, float]:

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from fs_local.capture import Request
 from fs_local.errors import DataError
 from fs_local.evaluation.figures import Figure, Kind, figure
 from fs_local.evaluation.fluency import fluency
 from fs_local.evaluation.runner import Answer, Decided, Runner
 from fs_local.examples import Query, multiple_choice, read_rows, row_query
 from fs_local.pack.file import Pack
+from fs_local.pack.manifest import Scope
 from fs_local.refusals import is_refusal
 
 ANSWER_TOKENS = 32
@@ -143,8 +143,8 @@ def drift(runner: Runner, rows: Sequence[Row], pack: Pack | None) -> Result:
     requests = runner.requests([r.query for r in rows])
     decided = runner.decide(pack, requests)
     plain = runner.answers(requests, [Decided(0.0, {})] * len(rows), DRIFT_TOKENS, what="unsteered answers")
-    spoken = [Request(r.prompt, (list(a.tokens) or [0],)) for r, a in zip(requests, plain, strict=True)]
-    found = runner.drift(spoken, decided, _prompt_too(pack))
+    spoken = [replace(r, answers=(list(a.tokens) or [0],)) for r, a in zip(requests, plain, strict=True)]
+    found = runner.drift(spoken, decided, _scope(pack))
     values = {
         "kl": [k for k, _ in found],
         "top1": [t for _, t in found],
@@ -159,7 +159,7 @@ def truthfulqa(runner: Runner, rows: Sequence[Row], pack: Pack | None) -> Result
     choices = [list({**r.mc1, **r.mc2}) for r in rows]
     requests = runner.requests([r.query for r in rows], choices)
     decided = runner.decide(pack, requests)
-    scores = runner.scores(requests, decided, _prompt_too(pack), "score answers")
+    scores = runner.scores(requests, decided, _scope(pack), "score answers")
     values: dict[str, list[float]] = {"mc1": [], "mc2": [], "opened": [float(d.opening > 0) for d in decided]}
     for row, texts, answers in zip(rows, choices, scores, strict=True):
         sums = dict(zip(texts, map(sum, answers), strict=True))
@@ -213,7 +213,7 @@ def _answered(
     requests = runner.requests([r.query for r in rows])
     decided = runner.decide(pack, requests)
     plain = runner.answers(requests, [Decided(0.0, {})] * len(rows), max_tokens, what="unsteered answers")
-    steered = runner.answers(requests, decided, max_tokens, _prompt_too(pack), "steered answers")
+    steered = runner.answers(requests, decided, max_tokens, _scope(pack), "steered answers")
     return decided, steered, plain
 
 
@@ -226,8 +226,8 @@ def _samples(
     ]
 
 
-def _prompt_too(pack: Pack | None) -> bool:
-    return pack is None or pack.manifest.steer.scope == "all"
+def _scope(pack: Pack | None) -> Scope:
+    return "all" if pack is None else pack.manifest.steer.scope
 
 
 def _last_number(text: str) -> float | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -46,8 +47,8 @@ class Trials:
         self, runner: Runner, kind: EffectKind, pairs: Sequence[Pair], requests: Sequence[Request], scope: Scope
     ) -> None:
         self._runner, self._pairs, self._requests = runner, pairs, requests
-        self._prompt_too = scope == "all"
-        self._prompts = [Request(r.prompt) for r in requests]
+        self._scope = scope
+        self._prompts = [replace(r, answers=()) for r in requests]
         self.kind = kind
         closed = [Decided(0.0, {})] * len(pairs)
         self._plain = self._answers(closed)
@@ -74,12 +75,12 @@ class Trials:
         )
 
     def _answers(self, decided: Sequence[Decided]) -> list[Answer]:
-        return self._runner.answers(self._prompts, decided, _TOKENS, self._prompt_too)
+        return self._runner.answers(self._prompts, decided, _TOKENS, self._scope)
 
     def _effect(self, decided: Sequence[Decided], answers: Sequence[Answer]) -> float:
         if self.kind == "refusal":
             return float(np.mean([is_refusal(a.text) for a in answers]))
-        scores = self._runner.scores(self._requests, decided, self._prompt_too)
+        scores = self._runner.scores(self._requests, decided, self._scope)
         shares = []
         for pair, found in zip(self._pairs, scores, strict=True):
             preferred = [True] * len(pair.preferred) + [False] * len(pair.undesired)

@@ -10,7 +10,7 @@ import hashlib
 import io
 import math
 import os
-import tempfile
+import secrets
 import zipfile
 from pathlib import Path
 from typing import IO, Any
@@ -41,13 +41,14 @@ def replace_file(path: Path, data: bytes) -> None:
         PackError: the folder is missing, can't be written, or has no space.
     """
     try:
-        handle, beside = tempfile.mkstemp(dir=path.parent, prefix=".fs-local-")
+        # with the permissions of any new file
+        beside = path.parent / f".fs-local-{secrets.token_hex(8)}"
+        handle = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
         try:
             with os.fdopen(handle, "wb") as file:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
-            os.chmod(beside, 0o666 & ~_umask())
             os.replace(beside, path)
         except BaseException:
             os.unlink(beside)
@@ -210,9 +211,3 @@ def npy_header(stream: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[Any]]:
     if fortran:
         raise ValueError("it is in Fortran's order")
     return shape, dtype
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

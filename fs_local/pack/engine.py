@@ -17,9 +17,11 @@ EngineName = Literal["numpy", "onnx"]
 
 @dataclass(frozen=True)
 class Evaluated:
-    """Opening g and energy ratio s (numbers), routing weights α (K,), steering vector v (D,), float32."""
+    """Opening g, the score x that it comes from (NaN where ONNX Runtime evaluates: its graph does not give it) and energy ratio s
+    (numbers), routing weights α (K,), steering vector v (D,), float32."""
 
     opening: float
+    score: float
     energy_ratio: float
     weights: F32
     vector: F32
@@ -53,13 +55,16 @@ class NumpyEngine:
         inside = along[: len(gate.basis)]
         ratio = np.float32(min(inside.dot(inside) / max(centred.dot(centred), TINY), 1))
         if gate.kind == "logistic":
-            opening = _ramp((1 + math.tanh((float(along[-1]) + gate.intercept) / 2)) / 2, gate)  # σ, without overflow
+            score = (1 + math.tanh((float(along[-1]) + gate.intercept) / 2)) / 2  # σ, without overflow
+            opening = _ramp(score, gate)
         elif gate.kind == "soft":
-            opening = _ramp(float(ratio), gate)
+            score = float(ratio)
+            opening = _ramp(score, gate)
         elif gate.kind != "quantile":  # no ramp, and nothing to save
-            opening = float(gate.opening(gate_state[None])[0])
+            score, opening = float(gate.score(gate_state[None])[0]), float(gate.opening(gate_state[None])[0])
         else:
-            opening = _ramp(float(empirical_cdf(ratio.reshape(1), gate.knots)[0]), gate)
+            score = float(empirical_cdf(ratio.reshape(1), gate.knots)[0])
+            opening = _ramp(score, gate)
 
         activations = np.vecdot(self._layer_rows, state - self._center)
         activations += self._bias
@@ -68,7 +73,7 @@ class NumpyEngine:
         np.exp(activations[:k] - activations[:k].max(), out=weights)
         weights /= weights.sum()
         np.add(self._output.dot(np.maximum(activations[k:], 0)), self._output_bias, out=mixed[k:])
-        return Evaluated(opening, float(ratio), weights, np.einsum("i,ij->j", mixed, self._directions))
+        return Evaluated(opening, score, float(ratio), weights, np.einsum("i,ij->j", mixed, self._directions))
 
 
 def _ramp(score: float, gate: Gate) -> float:
@@ -99,6 +104,8 @@ class OnnxEngine:
                 ["opening", "energy_ratio", "weights", "vector"],
                 {"gate_states": gate_state[None], "states": state[None]},
             )
-            return Evaluated(float(opening[0]), float(ratio[0]), np.asarray(weights[0]), np.asarray(vector[0]))
+            return Evaluated(
+                float(opening[0]), math.nan, float(ratio[0]), np.asarray(weights[0]), np.asarray(vector[0])
+            )
         except Exception as error:  # onnxruntime's exceptions share no base class
             raise PackError(f"ONNX Runtime can't run the pack's graph: {error}") from error
