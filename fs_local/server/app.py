@@ -110,7 +110,10 @@ async def _invalid(request: Request, error: Exception) -> Response:
 async def _problem(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     if not isinstance(error, ApiError):
-        what = {404: f"there is no {request.url.path:.80} here", 405: f"{request.method} is not for {request.url.path:.80}"}
+        what = {
+            404: f"there is no {request.url.path:.80} here",
+            405: f"{request.method} is not for {request.url.path:.80}",
+        }
         error = ApiError(error.status_code, what.get(error.status_code, str(error.detail)), headers=error.headers)
     return error_response(request.url.path, error)
 

@@ -91,7 +91,9 @@ class Backend:
         idle: float | None = None,
     ) -> None:
         if any(p.name in (UNSTEERED, _LATEST) for p in packs):
-            raise PackError(f"a pack can't be called {UNSTEERED} or {_LATEST} here: model names end so; fit it under another --name")
+            raise PackError(
+                f"a pack can't be called {UNSTEERED} or {_LATEST} here: model names end so; fit it under another --name"
+            )
         self.name, self.packs, self.idle = name, {p.name: p for p in packs}, idle
         self.created = int(time.time())
         self.stopping = False
@@ -163,7 +165,9 @@ class Backend:
         if self.stopping:
             raise busy("the server is shutting down")
         if not self._file.is_unchanged():
-            raise ApiError(503, "the model's file changed on disk since it was loaded; restart the server", code="model_changed")
+            raise ApiError(
+                503, "the model's file changed on disk since it was loaded; restart the server", code="model_changed"
+            )
         self._users += 1
         try:
             if self._engine is None:
@@ -230,7 +234,9 @@ class Backend:
                     self._engine.enable(name, old.enabled)
             except (FsLocalError, OSError) as error:
                 said = str(error).replace(str(old.path), "its file")
-                raise ApiError(409, f"{name} was not reloaded, and stays as it was: {said}", code="pack_unusable") from error
+                raise ApiError(
+                    409, f"{name} was not reloaded, and stays as it was: {said}", code="pack_unusable"
+                ) from error
             new.enabled, new.strength = old.enabled, old.strength
             self.packs[name] = new
             return new

@@ -9,7 +9,9 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from fs_local.server.limits import HEADER_SECONDS, MAX_CONNECTIONS
 
-_SENTENCE = b'{"error": {"message": "too many connections", "type": "server_error", "param": null, "code": "overloaded"}}'
+_SENTENCE = (
+    b'{"error": {"message": "too many connections", "type": "server_error", "param": null, "code": "overloaded"}}'
+)
 _FULL = (
     b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nRetry-After: 2\r\nConnection: close\r\n"
     b"Content-Length: %d\r\n\r\n%s" % (len(_SENTENCE), _SENTENCE)

@@ -73,22 +73,26 @@ class _Mask:
         return mask
 
 
+class _Vocabulary:
+    """The model's tokens as llguidance has them: control tokens begin with a byte that no text has."""
+
+    bos_token_id = None
+
+    def __init__(self, model: Any) -> None:
+        self._tokenize = model.tokenize
+        self.eos_token_id = model.end_tokens[0]
+        self.tokens = [model.piece(i) or b"\xff<|%d|>" % i for i in range(model.n_vocab)]
+        self.special_token_ids = [i for i, text in enumerate(self.tokens) if text.startswith(b"\xff<|")]
+
+    def __call__(self, text: bytes) -> list[int]:
+        return list(self._tokenize(text.decode("utf-8", "replace"), special=False))
+
+
 def _tokenizer(engine: EngineLike) -> Any:
-    """The model's vocabulary as llguidance has it: control tokens begin with a byte that no text has."""
     import llguidance
 
     model = engine.model
-
-    class Vocabulary:
-        eos_token_id = model.end_tokens[0]
-        bos_token_id = None
-        tokens = [model.piece(i) or b"\xff<|%d|>" % i for i in range(model.n_vocab)]
-        special_token_ids = [i for i, text in enumerate(tokens) if text.startswith(b"\xff<|")]
-
-        def __call__(self, text: bytes) -> list[int]:
-            return list(model.tokenize(text.decode("utf-8", "replace"), special=False))
-
-    return llguidance.LLTokenizer(llguidance.TokenizerWrapper(Vocabulary()), eos_token=list(model.end_tokens))
+    return llguidance.LLTokenizer(llguidance.TokenizerWrapper(_Vocabulary(model)), eos_token=list(model.end_tokens))
 
 
 async def _try(schema: str) -> str | None:

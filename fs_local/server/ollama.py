@@ -7,7 +7,8 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import AsyncExitStack
 from typing import Any
 
-from fastapi import APIRouter, Request as HttpRequest
+from fastapi import APIRouter
+from fastapi import Request as HttpRequest
 from starlette.responses import JSONResponse, Response
 
 from fs_local.engine import Prompt, Request
@@ -54,7 +55,9 @@ async def generate(body: OllamaGenerateRequest, http: HttpRequest) -> Response:
     return await _answer(body, http, prompt, lambda text: {"response": text})
 
 
-async def _answer(body: OllamaChatRequest | OllamaGenerateRequest, http: HttpRequest, prompt: Any, said: Said) -> Response:
+async def _answer(
+    body: OllamaChatRequest | OllamaGenerateRequest, http: HttpRequest, prompt: Any, said: Said
+) -> Response:
     backend, watch = backend_of(http), watch_of(http)
     asked = asked_steering(backend, http, body.model, body.steering)
     options = body.options or Options()
@@ -62,7 +65,9 @@ async def _answer(body: OllamaChatRequest | OllamaGenerateRequest, http: HttpReq
         engine = await held.enter_async_context(backend.using())
         found = await prompt(engine)
         if found is None:  # a client that only wants the model to be loaded
-            return JSONResponse({"model": asked.model, "created_at": _now(), **said(""), "done": True, "done_reason": "load"})
+            return JSONResponse(
+                {"model": asked.model, "created_at": _now(), **said(""), "done": True, "done_reason": "load"}
+            )
         schema = ANY_OBJECT if body.format == "json" else body.format
         request = Request(
             found,

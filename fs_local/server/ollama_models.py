@@ -5,7 +5,8 @@ from __future__ import annotations
 import datetime
 from typing import Any
 
-from fastapi import APIRouter, Request as HttpRequest
+from fastapi import APIRouter
+from fastapi import Request as HttpRequest
 from starlette.responses import JSONResponse
 
 from fs_local.server.backend import Backend, metadata
@@ -40,7 +41,12 @@ async def loaded(http: HttpRequest) -> JSONResponse:
     if engine is None:
         return JSONResponse({"models": []})
     never = "9999-12-31T23:59:59Z"
-    entry = {**_entry(backend, engine, backend.name), "expires_at": never, "size_vram": 0, "context_length": engine.n_ctx}
+    entry = {
+        **_entry(backend, engine, backend.name),
+        "expires_at": never,
+        "size_vram": 0,
+        "context_length": engine.n_ctx,
+    }
     return JSONResponse({"models": [entry]})
 
 

@@ -6,7 +6,8 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import AsyncExitStack
 from typing import Any
 
-from fastapi import APIRouter, Request as HttpRequest
+from fastapi import APIRouter
+from fastapi import Request as HttpRequest
 from starlette.responses import JSONResponse, Response
 
 from fs_local.engine import Request, TokenMask
@@ -14,7 +15,7 @@ from fs_local.server.answers import Answer, pieces, unless_gone, whole
 from fs_local.server.backend import Backend
 from fs_local.server.constrain import ANY_OBJECT, mask_for
 from fs_local.server.errors import ApiError, error_body
-from fs_local.server.openai_shapes import chat_logprobs, finish_reason, fingerprint, new_id, now, usage
+from fs_local.server.openai_shapes import chat_logprobs, fingerprint, finish_reason, new_id, now, usage
 from fs_local.server.operation import Watch
 from fs_local.server.prompts import chat_prompt
 from fs_local.server.requests import StrictRoute, backend_of, watch_of
@@ -102,7 +103,9 @@ def _top_logprobs(body: ChatRequest) -> int | None:
 def _max_tokens(body: ChatRequest) -> int | None:
     both = {body.max_tokens, body.max_completion_tokens} - {None}
     if len(both) > 1:
-        raise ApiError(400, "max_tokens and max_completion_tokens differ; give one", param="max_tokens", code="invalid_value")
+        raise ApiError(
+            400, "max_tokens and max_completion_tokens differ; give one", param="max_tokens", code="invalid_value"
+        )
     return both.pop() if both else None
 
 

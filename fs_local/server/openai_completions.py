@@ -6,7 +6,8 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import AsyncExitStack
 from typing import Any
 
-from fastapi import APIRouter, Request as HttpRequest
+from fastapi import APIRouter
+from fastapi import Request as HttpRequest
 from starlette.responses import JSONResponse, Response
 
 from fs_local.engine import Request
@@ -14,7 +15,7 @@ from fs_local.server.answers import Answer, pieces, unless_gone, whole
 from fs_local.server.backend import Backend
 from fs_local.server.errors import ApiError, error_body
 from fs_local.server.limits import MAX_CHOICES
-from fs_local.server.openai_shapes import completion_logprobs, finish_reason, fingerprint, new_id, now, usage
+from fs_local.server.openai_shapes import completion_logprobs, fingerprint, finish_reason, new_id, now, usage
 from fs_local.server.operation import Watch
 from fs_local.server.prompts import text_prompt
 from fs_local.server.requests import StrictRoute, backend_of, watch_of

@@ -7,7 +7,8 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import Any
 
-from fastapi import APIRouter, Request as HttpRequest
+from fastapi import APIRouter
+from fastapi import Request as HttpRequest
 from starlette.responses import JSONResponse, Response
 
 from fs_local.engine import Request, TokenMask
@@ -54,7 +55,9 @@ class _Shape:
             "instructions": body.instructions,
             "max_output_tokens": body.max_output_tokens,
             "model": self.model,
-            "output": [] if answer is None or not done else [self.message(answer, "incomplete" if cut else "completed")],
+            "output": []
+            if answer is None or not done
+            else [self.message(answer, "incomplete" if cut else "completed")],
             "parallel_tool_calls": False,
             "previous_response_id": None,
             "store": False,

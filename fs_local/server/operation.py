@@ -10,7 +10,8 @@ import uuid
 from collections.abc import Sequence
 from typing import Any
 
-from fastapi import APIRouter, Request as HttpRequest
+from fastapi import APIRouter
+from fastapi import Request as HttpRequest
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import JSONResponse, Response
@@ -32,17 +33,28 @@ class Metrics:
         self.registry = registry = CollectorRegistry()
         self.requests = Counter("fs_local_requests", "Requests", ["route", "status"], registry=registry)
         self.seconds = Histogram(
-            "fs_local_request_seconds", "From a request's head to its response's end", ["route"], buckets=_SECONDS, registry=registry
+            "fs_local_request_seconds",
+            "From a request's head to its response's end",
+            ["route"],
+            buckets=_SECONDS,
+            registry=registry,
         )
         self.first = Histogram(
-            "fs_local_first_token_seconds", "From a request's head to its first token", buckets=_SECONDS, registry=registry
+            "fs_local_first_token_seconds",
+            "From a request's head to its first token",
+            buckets=_SECONDS,
+            registry=registry,
         )
         self.prompt = Counter("fs_local_prompt_tokens", "Tokens of prompts", registry=registry)
         self.cached = Counter("fs_local_cached_tokens", "Tokens of prompts that the cache held", registry=registry)
         self.generated = Counter("fs_local_generated_tokens", "Tokens generated", registry=registry)
         self.decisions = Counter("fs_local_decisions", "Decisions", ["pack", "open"], registry=registry)
         self.opening = Histogram(
-            "fs_local_opening", "Openings of gates", ["pack"], buckets=(0, 0.1, 0.25, 0.5, 0.75, 0.9, 1), registry=registry
+            "fs_local_opening",
+            "Openings of gates",
+            ["pack"],
+            buckets=(0, 0.1, 0.25, 0.5, 0.75, 0.9, 1),
+            registry=registry,
         )
         self.loaded = Gauge("fs_local_model_loaded", "Whether the model is in memory", registry=registry)
         self.engine = Gauge("fs_local_engine", "The engine's own figures", ["figure"], registry=registry)
@@ -100,7 +112,13 @@ class Watch:
         """The response was sent, or its client is gone (status 499)."""
         self._metrics.requests.labels(route, str(status)).inc()
         self._metrics.seconds.labels(route).observe(self.seconds)
-        record = {"id": self.id, "method": method, "route": route, "status": status, "ms": round(1000 * self.seconds, 1)}
+        record = {
+            "id": self.id,
+            "method": method,
+            "route": route,
+            "status": status,
+            "ms": round(1000 * self.seconds, 1),
+        }
         log.info(json.dumps({**record, **self._noted}))
 
 
@@ -161,5 +179,7 @@ def figures(engine: Any) -> dict[str, float]:
     stats = getattr(engine, "stats", None)
     if stats is None:
         return {}
-    found = stats if isinstance(stats, dict) else {k: getattr(stats, k) for k in getattr(stats, "__dataclass_fields__", ())}
+    found = (
+        stats if isinstance(stats, dict) else {k: getattr(stats, k) for k in getattr(stats, "__dataclass_fields__", ())}
+    )
     return {k: float(v) for k, v in found.items() if isinstance(v, int | float)}

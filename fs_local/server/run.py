@@ -20,7 +20,7 @@ from fs_local.server.limits import GRACE_SECONDS, KEEP_ALIVE_SECONDS, MAX_CONNEC
 from fs_local.server.settings import ServerSettings
 
 
-def serve(backend: Backend, settings: ServerSettings, ready: Callable[[str], None]) -> None:
+def serve_forever(backend: Backend, settings: ServerSettings, ready: Callable[[str], None]) -> None:
     """Serves until it is told to stop (Ctrl-C or SIGTERM).
 
     Args:

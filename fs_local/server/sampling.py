@@ -66,5 +66,7 @@ def _biases(engine: EngineLike, body: Sampled) -> dict[int, float]:
     given = (body.logit_bias or {}) if isinstance(body, Biased) else {}
     biases = {int(token): bias for token, bias in given.items()}
     if any(token >= engine.model.n_vocab for token in biases):
-        raise ApiError(400, f"tokens are from 0 to {engine.model.n_vocab - 1}", param="logit_bias", code="invalid_value")
+        raise ApiError(
+            400, f"tokens are from 0 to {engine.model.n_vocab - 1}", param="logit_bias", code="invalid_value"
+        )
     return biases

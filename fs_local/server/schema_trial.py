@@ -16,7 +16,11 @@ def compile_schema(tokenizer: Any, schema: str) -> llguidance.LLMatcher:
     """What follows a schema, token by token. Raises ValueError, with a sentence about the schema."""
     grammar = llguidance.LLMatcher.grammar_from_json_schema(schema, overrides={"whitespace_pattern": _WHITESPACE})
     limits = llguidance.LLParserLimits(
-        initial_lexer_fuel=500_000, step_lexer_fuel=100_000, max_lexer_states=50_000, max_grammar_size=200_000, verbose_errors=False
+        initial_lexer_fuel=500_000,
+        step_lexer_fuel=100_000,
+        max_lexer_states=50_000,
+        max_grammar_size=200_000,
+        verbose_errors=False,
     )
     matcher = llguidance.LLMatcher(tokenizer, grammar, log_level=0, limits=limits)
     if not matcher.is_error():

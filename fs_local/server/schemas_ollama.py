@@ -78,7 +78,7 @@ class _Ollama(Strict):
 class OllamaChatRequest(_Ollama):
     """`POST /api/chat`. Without messages, the model is loaded and nothing is answered."""
 
-    messages: Annotated[list[OllamaMessage], Field(max_length=MAX_MESSAGES)] = []
+    messages: Annotated[list[OllamaMessage], Field(max_length=MAX_MESSAGES, default_factory=list)]
     tools: Empty = None
 
     @model_validator(mode="before")
@@ -124,5 +124,3 @@ class ShowRequest(Strict):
     system: Literal[""] | None = None
     template: Literal[""] | None = None
     options: dict[str, Any] | None = None
-
-

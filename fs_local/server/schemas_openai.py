@@ -26,7 +26,13 @@ Tokens = Annotated[int, Field(ge=1, le=1 << 24)]
 Bias = Annotated[float, Field(ge=-100, le=100)]
 TokenNumber = Annotated[str, Field(pattern=r"^\d{1,9}$")]
 Empty = Annotated[list[Any], Field(max_length=0)] | None
-_KINDS = {"image_url": "images", "input_image": "images", "input_audio": "audio", "file": "files", "input_file": "files"}
+_KINDS = {
+    "image_url": "images",
+    "input_image": "images",
+    "input_audio": "audio",
+    "file": "files",
+    "input_file": "files",
+}
 
 
 class TextPart(Strict):

@@ -84,8 +84,10 @@ class Guard:
             if settings.admin_key is None:
                 raise ApiError(403, "packs can't be changed here: this server was started without an admin key")
             if not is_admin:
-                raise _unknown_key("the admin key") if not self._is_user(shown) else ApiError(
-                    403, "changing packs needs the admin key; this is a user's"
+                raise (
+                    _unknown_key("the admin key")
+                    if not self._is_user(shown)
+                    else ApiError(403, "changing packs needs the admin key; this is a user's")
                 )
         elif settings.key is not None and not (is_admin or self._is_user(shown)):
             raise _unknown_key("a key")

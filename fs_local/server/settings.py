@@ -18,7 +18,6 @@ class ServerSettings:
         admin_key: of those who may change packs; without it nobody can, unless no key is asked for at all.
         allow_hosts: names by which the server may be called, besides its own.
         allow_origins: web pages that may call it, as `https://example.org`.
-        idle: seconds without a request after which the model is unloaded; None never.
 
     Raises:
         FsLocalError: another address than loopback without a key, or keys that can't be sent in a header.
@@ -30,7 +29,6 @@ class ServerSettings:
     admin_key: str | None = field(default=None, repr=False)
     allow_hosts: tuple[str, ...] = ()
     allow_origins: tuple[str, ...] = ()
-    idle: float | None = None
 
     def __post_init__(self) -> None:
         for key in (self.key, self.admin_key):

@@ -45,7 +45,9 @@ def asked_steering(backend: Backend, http: HttpRequest, model: str | None, field
             raise ApiError(400, f"the pack {name!r:.80} is disabled on this server", param="steering.packs")
     off = {name for name, use in field.packs.items() if use.enabled is False}
     if suffix not in (None, UNSTEERED):
-        off |= {name for name in backend.packs if name != suffix and not getattr(field.packs.get(name), "enabled", None)}
+        off |= {
+            name for name in backend.packs if name != suffix and not getattr(field.packs.get(name), "enabled", None)
+        }
     strengths = {name: use.strength for name, use in field.packs.items() if use.strength is not None}
     enabled = field.mode == "auto" and header == "auto" and suffix != UNSTEERED
     return Asked(model, Steer(enabled, strengths, frozenset(off), field.exact), field.explain)

@@ -8,7 +8,8 @@ from contextlib import AsyncExitStack
 from dataclasses import replace
 from typing import Any
 
-from fastapi import APIRouter, Request as HttpRequest
+from fastapi import APIRouter
+from fastapi import Request as HttpRequest
 from starlette.responses import JSONResponse, Response
 
 from fs_local.engine import Steer

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from anyio.to_thread import run_sync
-from fastapi import APIRouter, Request as HttpRequest
+from fastapi import APIRouter
+from fastapi import Request as HttpRequest
 from starlette.responses import JSONResponse
 
 from fs_local.errors import FsLocalError

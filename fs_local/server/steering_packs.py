@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter, Request as HttpRequest
+from fastapi import APIRouter
+from fastapi import Request as HttpRequest
 
 from fs_local.server.backend import ServedPack
 from fs_local.server.requests import StrictRoute, backend_of

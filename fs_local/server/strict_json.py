@@ -28,7 +28,9 @@ def parse(data: bytes) -> Any:
     except RecursionError as error:
         raise _too_deep() from error
     except json.JSONDecodeError as error:
-        raise ApiError(400, f"the body is not JSON at character {error.pos}: {error.msg}", code="invalid_json") from error
+        raise ApiError(
+            400, f"the body is not JSON at character {error.pos}: {error.msg}", code="invalid_json"
+        ) from error
     except ValueError as error:  # an integer of thousands of digits
         raise ApiError(400, "the body has a number that is too long", code="invalid_json") from error
     _check(value)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Annotated
 
 from anyio.to_thread import run_sync
-from fastapi import APIRouter, Request as HttpRequest
+from fastapi import APIRouter
+from fastapi import Request as HttpRequest
 from pydantic import Field
 from starlette.responses import JSONResponse
 
@@ -37,7 +38,9 @@ async def tokenize(body: TokenizeRequest, http: HttpRequest) -> JSONResponse:
     check_size([body.content], "content")
     async with backend_of(http).using() as engine:
         model = engine.model
-        tokens = await run_sync(lambda: model.tokenize(body.content, special=body.parse_special, add_bos=body.add_special))
+        tokens = await run_sync(
+            lambda: model.tokenize(body.content, special=body.parse_special, add_bos=body.add_special)
+        )
     return JSONResponse({"tokens": list(tokens)})
 
 
@@ -46,5 +49,7 @@ async def detokenize(body: DetokenizeRequest, http: HttpRequest) -> JSONResponse
     """The text of tokens; control tokens have none."""
     async with backend_of(http).using() as engine:
         if not all(0 <= t < engine.model.n_vocab for t in body.tokens):
-            raise ApiError(400, f"tokens are from 0 to {engine.model.n_vocab - 1}", param="tokens", code="invalid_value")
+            raise ApiError(
+                400, f"tokens are from 0 to {engine.model.n_vocab - 1}", param="tokens", code="invalid_value"
+            )
         return JSONResponse({"content": await run_sync(engine.model.text, body.tokens)})

@@ -31,7 +31,9 @@ def serving(backend: Backend, settings: ServerSettings | None = None) -> Iterato
         assert not thread.is_alive()
 
 
-def fake_backend(folder: Path, packs: list[Path], idle: float | None = None, **options: float) -> tuple[Backend, list[FakeEngine]]:
+def fake_backend(
+    folder: Path, packs: list[Path], idle: float | None = None, **options: float
+) -> tuple[Backend, list[FakeEngine]]:
     """A backend of fake engines, and the list of those that were opened."""
     model = folder / "model.gguf"
     model.write_bytes(b"GGUF")
