@@ -17,7 +17,8 @@ import numpy as np
 
 from fs_local.errors import DataError, FitError, ModelError
 from fs_local.examples import Query
-from fs_local.resume import Captures, ResumeFile, Span
+from fs_local.method.readings import Reading, Span, mean_of
+from fs_local.resume import Captures, ResumeFile, RowSpan
 from fs_local.runtime.context import F32, MICRO_BATCH, Context, Hook, LayerStates
 from fs_local.runtime.model import Model
 
@@ -29,10 +30,16 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Request:
-    """Tokens of a prompt, and of the answers to follow it, each in a sequence of its own."""
+    """Tokens of a prompt, and of the answers to follow it, each in a sequence of its own. user: where the user's own text stands."""
 
     prompt: list[int]
     answers: tuple[list[int], ...] = ()
+    user: Span | None = None
+
+    @property
+    def user_text(self) -> Span:
+        """Where the user's own text stands; the whole prompt where nobody said."""
+        return self.user or Span(0, len(self.prompt))
 
 
 @dataclass(frozen=True)
@@ -40,26 +47,27 @@ class Captured:
     """States of requests, in their order.
 
     Attributes:
-        layers: the L layers that were read.
-        queries: state of each prompt's last token, float32, (n, L, d).
+        layers: the L layers that were read. readings: the R readings of each query that were taken there.
+        queries: float32, (n, R, L, d).
         answers: mean state of each answer's tokens, float32, (n, answers, L, d) as a list over requests.
     """
 
     layers: tuple[int, ...]
+    readings: tuple[Reading, ...]
     queries: F32
     answers: list[F32]
 
-    def at(self, layer: int) -> F32:
+    def at(self, layer: int, reading: Reading = "last") -> F32:
         """Query states at one layer, (n, d)."""
-        return self.queries[:, self.layers.index(layer)]
+        return self.queries[:, self.readings.index(reading), self.layers.index(layer)]
 
 
 def query_request(model: Model, query: Query, answers: Sequence[str] = ()) -> Request:
     """Tokenizes a query by the model's chat template, and answers as they would follow it."""
     opening = "" if model.template.source else "\n\n"
-    return Request(
-        model.prompt_tokens(list(query.messages)), tuple(model.tokenize(opening + a, special=False) for a in answers)
-    )
+    prompt = model.prompt(query.messages)
+    tokenized = tuple(model.tokenize(opening + a, special=False) for a in answers)
+    return Request(list(prompt.tokens), tokenized, prompt.user)
 
 
 def capture(
@@ -68,10 +76,12 @@ def capture(
     layers: Sequence[int],
     progress: Progress | None = None,
     store: Path | None = None,
+    readings: Sequence[Reading] = ("last",),
 ) -> Captured:
     """Reads states at several layers.
 
     Args:
+        readings: of each query.
         store: a folder for the resume file. States then go to disk as they come and are mapped from there, so that memory stays
             flat, and a capture that was killed goes on when it is called again, to the same bytes. The caller removes the folder
             once it has no more use for it. None keeps states in memory.
@@ -95,34 +105,40 @@ def capture(
     size = max(MICRO_BATCH, longest)
     n_seq = max(MAX_SEQUENCES, max(len(r.answers) for r in requests))
     batches = list(_batches(requests, shared, size, n_seq))
-    # a row a query, then a row an answer; those of request i begin at answer_rows[i]
-    answer_rows = len(requests) + np.cumsum([0] + [len(r.answers) for r in requests])
-    spans = [((first, last), (int(answer_rows[first]), int(answer_rows[last]))) for first, last in batches]
+    # a row a reading of a query, then a row an answer; those of request i begin at answer_rows[i]
+    each = len(readings)
+    answer_rows = each * len(requests) + np.cumsum([0] + [len(r.answers) for r in requests])
+    spans = [
+        ((each * first, each * last), (int(answer_rows[first]), int(answer_rows[last]))) for first, last in batches
+    ]
     with (
-        _rows(model, requests, layers, batches, spans, store) as rows,
+        _rows(model, requests, layers, readings, batches, spans, store) as rows,
         Context(model, n_ctx=size, n_ubatch=size, n_seq=n_seq) as context,
     ):
         if rows.done and progress is not None:
             progress(batches[rows.done - 1][1], len(requests))
         for first, last in batches[rows.done :]:
-            rows.put(_read_batch(context, _Batch(requests[first:last], shared), layers))
+            rows.put(_read_batch(context, _Batch(requests[first:last], shared), layers, readings))
             if progress is not None:
                 progress(last, len(requests))
         states = rows.map().reshape(-1, len(layers), model.width)
     answers = [states[start:stop] for start, stop in itertools.pairwise(answer_rows)]
-    return Captured(layers, states[: len(requests)], answers)
+    queries = states[: each * len(requests)].reshape(len(requests), each, len(layers), model.width)
+    return Captured(layers, tuple(readings), queries, answers)
 
 
-def _read_batch(context: Context, batch: _Batch, layers: tuple[int, ...]) -> tuple[F32, F32]:
-    """States of a batch's queries and of its answers, (queries, L, d) and (answers, L, d)."""
+def _read_batch(
+    context: Context, batch: _Batch, layers: tuple[int, ...], readings: Sequence[Reading]
+) -> tuple[F32, F32]:
+    """States of a batch's queries and of its answers, (queries × R, L, d) and (answers, L, d)."""
     model = context.model
     queries, answers = (
         np.full((n, len(layers), model.width), np.nan, dtype=np.float32)
-        for n in (len(batch.query_rows), len(batch.answer_rows))
+        for n in (len(batch.query_rows) * len(readings), len(batch.answer_rows))
     )
     # the last block evaluates only rows that have outputs
     output = layers[-1] == model.n_layer - 1
-    with context.hooked(layers, batch.reader(layers, queries, answers)):
+    with context.hooked(layers, batch.reader(layers, readings, queries, answers)):
         context.decode_batch(batch.tokens, batch.positions, batch.sequences, [output] * len(batch.tokens))
     if not context.stopped_early:
         raise ModelError(
@@ -142,7 +158,7 @@ class _InMemory:
 
     done = 0
 
-    def __init__(self, spans: Sequence[Sequence[Span]], shape: tuple[int, int]) -> None:
+    def __init__(self, spans: Sequence[Sequence[RowSpan]], shape: tuple[int, int]) -> None:
         self._rows = np.empty((spans[-1][-1][1], *shape), dtype=np.float32)
         self._spans = iter(spans)
 
@@ -158,17 +174,18 @@ def _rows(
     model: Model,
     requests: Sequence[Request],
     layers: tuple[int, ...],
-    batches: Sequence[Span],
-    spans: Sequence[Sequence[Span]],
+    readings: Sequence[Reading],
+    batches: Sequence[RowSpan],
+    spans: Sequence[Sequence[RowSpan]],
     store: Path | None,
 ) -> AbstractContextManager[ResumeFile | _InMemory]:
     if store is None:
         return nullcontext(_InMemory(spans, (len(layers), model.width)))
     digest = hashlib.sha256()
     for r in requests:
-        for tokens in (r.prompt, *r.answers, ()):  # the empty one ends a request
+        for tokens in (r.prompt, r.user_text, *r.answers, ()):  # the empty one ends a request
             digest.update(np.array([len(tokens), *tokens], dtype="<i4").tobytes())
-    digest.update(np.array(batches, dtype="<i4").tobytes())
+    digest.update(np.array(batches, dtype="<i4").tobytes() + " ".join(readings).encode())
     return ResumeFile(
         store,
         Captures(model.build, layers, len(requests), digest.hexdigest(), len(batches), len(layers) * model.width),
@@ -185,25 +202,31 @@ class _Batch:
         self.tokens: list[int] = list(requests[0].prompt[:shared])
         self.positions: list[int] = list(range(shared))
         self.sequences: list[tuple[int, ...]] = [everyone] * shared
-        self.query_rows: list[int] = []
-        self.answer_rows: list[Span] = []
+        self.query_rows: list[dict[Reading, list[int]]] = []
+        self.answer_rows: list[RowSpan] = []
         seq = 0
         for r in requests:
             own = tuple(range(seq, seq + max(1, len(r.answers))))
             seq += len(own)
             self._append(r.prompt[shared:], shared, own)
-            self.query_rows.append(len(self.tokens) - 1)
+            at = [*range(shared), *range(len(self.tokens) - len(r.prompt) + shared, len(self.tokens))]
+            start, stop = r.user_text
+            self.query_rows.append(
+                {"last": at[-1:], "user_last": at[stop - 1 : stop], "user_mean": at[start:stop], "mean": at}
+            )
             for s, answer in zip(own, r.answers, strict=False):
                 start = len(self.tokens)
                 self._append(answer, len(r.prompt), (s,))
                 self.answer_rows.append((start, len(self.tokens)))
 
-    def reader(self, layers: tuple[int, ...], queries: F32, answers: F32) -> Hook:
-        """A hook that fills `queries` (queries, L, d) and `answers` (answers, L, d), and ends the graph after the last layer."""
+    def reader(self, layers: tuple[int, ...], readings: Sequence[Reading], queries: F32, answers: F32) -> Hook:
+        """A hook that fills `queries` (queries × R, L, d) and `answers` (answers, L, d), and ends the graph after the last layer."""
 
         def read(states: LayerStates) -> bool:
             rows, at = states.read(), layers.index(states.layer)
-            queries[:, at] = rows[self.query_rows]
+            wanted = (of[reading] for of in self.query_rows for reading in readings)
+            for i, some in enumerate(wanted):
+                queries[i, at] = mean_of(rows[some])
             for i, (start, stop) in enumerate(self.answer_rows):
                 answers[i, at] = rows[start:stop].mean(axis=0)
             return states.layer != layers[-1]

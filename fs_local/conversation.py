@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from fs_local.errors import ContextFullError, FsLocalError
 from fs_local.generation import GenerationOptions, Piece, stream_answer
+from fs_local.method.readings import Span
 from fs_local.runtime.template import Message
 from fs_local.steering import Decision
 
@@ -65,13 +66,19 @@ class Conversation:
         options = options or GenerationOptions()
         with self._on.evaluating():
             rendered, tokens = self._make_room(Message(role="user", content=text), options)
-            start = self._continue_from(tokens)
+            prompt = self._on.model.prompt(self.messages)
+            behind = (
+                len(prompt.tokens) - prompt.user.stop
+            )  # the template's closing; what was said before keeps its tokens
+            user = Span(max(0, len(tokens) - behind - (prompt.user.stop - prompt.user.start)), len(tokens) - behind)
+            start = self._continue_from(tokens, user.start)
             self._turn = _Turn(start, tokens[start:], options)
             answer, spoken = "", []
             pieces = stream_answer(
                 self._on.context,
                 self._on.steering_or_none(self.steered),
                 tokens[start:],
+                user=Span(user.start - start, user.stop - start),
                 start=start,
                 seq=self._seq,
                 options=options,
@@ -139,13 +146,13 @@ class Conversation:
             return self._tokens + self._on.model.tokenize(rendered[len(self._text) :])
         return self._on.model.tokenize_prompt(rendered)
 
-    def _continue_from(self, tokens: list[int]) -> int:
-        """Cuts the cache to what it shares with these tokens, leaving at least one to evaluate; returns how many are kept."""
+    def _continue_from(self, tokens: list[int], most: int) -> int:
+        """Cuts the cache to what it shares with these tokens, `most` at most; returns how many are kept."""
         context = self._on.context
         held = self._tokens if self._on.cache_owner is self else []
         self._on.cache_owner = self
         kept = next(
             (i for i, (a, b) in enumerate(zip(held, tokens, strict=False)) if a != b), min(len(held), len(tokens))
         )
-        kept = min(kept, len(tokens) - 1)
+        kept = min(kept, most, len(tokens) - 1)
         return kept if context.remove(self._seq, kept) else 0

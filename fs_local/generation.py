@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from fs_local.errors import ContextFullError, FsLocalError
+from fs_local.method.readings import Span
 from fs_local.runtime.context import Context
 from fs_local.runtime.sampling import Sampler, SamplingOptions
 from fs_local.steering import Decision, Steering
@@ -63,7 +64,14 @@ class Piece:
 
 
 def stream_answer(
-    context: Context, steering: Steering, tokens: Sequence[int], *, start: int, seq: int, options: GenerationOptions
+    context: Context,
+    steering: Steering,
+    tokens: Sequence[int],
+    *,
+    user: Span | None = None,
+    start: int,
+    seq: int,
+    options: GenerationOptions,
 ) -> Iterator[Piece]:
     """Evaluates a prompt, steered where its gates open, and yields the answer; at least one piece, the last with a finish reason.
 
@@ -71,9 +79,10 @@ def stream_answer(
 
     Args:
         tokens: of the prompt, as far as the sequence does not hold it yet; start: position of the first.
+        user: the user's own text among these tokens; all of them where nobody said.
     """
     began = time.perf_counter()
-    decisions = steering.prefill(context, tokens, start=start, seq=seq)
+    decisions = steering.prefill(context, tokens, user=user, start=start, seq=seq)
     model, position = context.model, start + len(tokens)
     text = TextStream(options.stop)
     prompted, n = time.perf_counter(), 0

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from fs_local.errors import ResumeError, ResumeWarning
 
 F32 = NDArray[np.float32]
-Span = tuple[int, int]
+RowSpan = tuple[int, int]
 """Rows from, and up to."""
 
 _FORMAT = 1
@@ -71,7 +71,7 @@ class ResumeFile:
         ResumeError: the folder can't be written, or the journal is not one of this capture.
     """
 
-    def __init__(self, folder: Path, what: Captures, spans: Sequence[Sequence[Span]]) -> None:
+    def __init__(self, folder: Path, what: Captures, spans: Sequence[Sequence[RowSpan]]) -> None:
         self.path = folder / f"{what.key}.states"
         self._journal_path = folder / f"{what.key}.journal"
         self._what, self._spans = what, spans

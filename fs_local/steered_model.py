@@ -24,7 +24,7 @@ from fs_local.pack.engine import EngineName
 from fs_local.pack.file import Pack
 from fs_local.runtime.context import Context
 from fs_local.runtime.model import Model, Progress
-from fs_local.runtime.template import Message
+from fs_local.runtime.prompt import Prompt
 from fs_local.steering import Decision, Steering, added_by_layer, check_model
 
 if TYPE_CHECKING:
@@ -133,13 +133,14 @@ class SteeredModel:
             ContextFullError: a query longer than the context.
             FsLocalError: another stream of this model is still open.
         """
-        tokens = self.tokens(query)
+        prompt = self.prompt(query)
         with self.evaluating():
             try:
                 yield from stream_answer(
                     self._context,
                     self.steering_or_none(steered),
-                    tokens,
+                    prompt.tokens,
+                    user=prompt.user,
                     start=0,
                     seq=SCRATCH,
                     options=options or GenerationOptions(),
@@ -162,11 +163,12 @@ class SteeredModel:
         GenerationOptions(max_tokens)
         if not queries:
             return []
-        requests = [Request(self.tokens(q)) for q in queries]
+        prompted = [self.prompt(q) for q in queries]
+        requests = [Request(list(p.tokens), user=p.user) for p in prompted]
         check_lengths(self._model, requests)
         prompts = [r.prompt for r in requests]
         with self.evaluating():
-            decided = self._steering.decide_many(self._context, prompts, shared=shared_prefix(prompts), seq=SCRATCH)
+            decided = self._steering.decide_many(self._context, requests, shared=shared_prefix(prompts), seq=SCRATCH)
         additions = [added_by_layer(d) for d in decided]
         order = sorted(
             range(len(requests)), key=lambda i: len(requests[i].prompt)
@@ -186,8 +188,9 @@ class SteeredModel:
 
     def decide(self, query: str | Query) -> list[Decision]:
         """The decisions that a query gets, one a pack, without an answer."""
+        prompt = self.prompt(query)
         with self.evaluating():
-            return self._steering.decide(self._context, self.tokens(query), seq=SCRATCH)
+            return self._steering.decide(self._context, prompt.tokens, user=prompt.user, seq=SCRATCH)
 
     def chat(self, system: str | None = None) -> Conversation:
         """A conversation that keeps the KV cache over its turns, and decides anew at each. One at a time."""
@@ -195,10 +198,9 @@ class SteeredModel:
 
         return Conversation(self, system)
 
-    def tokens(self, query: str | Query) -> list[int]:
-        """Tokens of a query's prompt, by the model's chat template."""
-        messages: list[Message] = list((Query.of(query) if isinstance(query, str) else query).messages)
-        return self._model.prompt_tokens(messages)
+    def prompt(self, query: str | Query) -> Prompt:
+        """A query's prompt, by the model's chat template."""
+        return self._model.prompt((Query.of(query) if isinstance(query, str) else query).messages)
 
     def set_strength(self, strength: float, pack: str | None = None) -> None:
         """Changes λ of one pack by its name, or of all.

@@ -18,8 +18,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fs_local.errors import ContextFullError, FitError, ModelError, PackError
+from fs_local.capture import Request
+from fs_local.errors import ContextFullError, ModelError, PackError
 from fs_local.method.folded import F32
+from fs_local.method.readings import QueryReader, Reading, Span, part_of
 from fs_local.pack.engine import EngineName
 from fs_local.pack.file import Pack
 from fs_local.pack.manifest import ModelIdentity
@@ -92,7 +94,12 @@ class Steering:
         self.packs = list(packs)
         self._engines = [p.engine(engine, providers) for p in packs]
         self._native: bool | None = None
-        self._reads = sorted({x for p in packs for x in (*p.manifest.gate.layers, p.manifest.steer.layers[0])})
+        self._wanted: dict[int, set[Reading]] = {}
+        for pack in packs:
+            for layer in pack.manifest.gate.layers:
+                self._wanted.setdefault(layer, set()).update(pack.manifest.gate.readings)
+            self._wanted.setdefault(pack.manifest.steer.layers[0], set()).add("last")
+        self._reads = sorted(self._wanted)
         self._hooks = sorted({*self._reads, *(x for p in packs for x in p.manifest.steer.layers)})
 
     @property
@@ -104,8 +111,13 @@ class Steering:
         """Whether the whole prompt is steered, or only its last token and what comes after."""
         return not self.packs or self.packs[0].manifest.steer.scope == "all"
 
-    def decide(self, context: Context, tokens: Sequence[int], *, start: int = 0, seq: int = 0) -> list[Decision]:
+    def decide(
+        self, context: Context, tokens: Sequence[int], *, user: Span | None = None, start: int = 0, seq: int = 0
+    ) -> list[Decision]:
         """The decisions alone, one a pack; the KV cache is left as it was, or the sequence cleared where it can't be cut.
+
+        Args:
+            user: the user's own text among the tokens; all of them where nobody said.
 
         Raises:
             as `prefill`.
@@ -114,16 +126,16 @@ class Steering:
             return []
         _check_room(context, tokens, start)
         context.clear_control_vector()
-        probe = _Probe(self)
+        probe = _Probe(self, len(tokens), user)
         with context.hooked(self._reads, probe.read_and_stop):
             for first, last, chunk in _chunks(tokens, context.n_ubatch):
-                probe.in_last = last
+                probe.begin(first, len(chunk))
                 context.decode(chunk, start=start + first, seq=seq, output=last)
         context.remove(seq, start)
         return probe.decisions
 
     def decide_many(
-        self, context: Context, prompts: Sequence[Sequence[int]], *, shared: int, seq: int = 0
+        self, context: Context, requests: Sequence[Request], *, shared: int, seq: int = 0
     ) -> list[list[Decision]]:
         """The decisions of several prompts, each as it would be alone, bit for bit.
 
@@ -133,13 +145,15 @@ class Steering:
             as `prefill`.
         """
         if not self.packs:
-            return [[] for _ in prompts]
+            return [[] for _ in requests]
+        prompts = [r.prompt for r in requests]
+        shared = min(shared, *(r.user_text.start for r in requests))  # the user's own text is read
         try:
             if min(map(len, prompts)) >= SAME_SUMS_BELOW:
                 shared = 0
             if shared:
                 context.clear_control_vector()
-                with context.hooked(self._reads, _Probe(self).pass_and_stop):
+                with context.hooked(self._reads, self._pass_and_stop):
                     for first, _, chunk in _chunks(prompts[0][:shared], context.n_ubatch):
                         context.decode(chunk, start=first, seq=seq, output=False)
             decided: dict[int, list[Decision]] = {}
@@ -147,16 +161,24 @@ class Steering:
                 if shared and (len(prompt) >= SAME_SUMS_BELOW or context.n_past(seq) < shared):
                     context.remove(seq, 0)  # such prompts alone are left, or the memory could not be cut
                     shared = 0
-                decided[i] = self.decide(context, prompt[shared:], start=shared, seq=seq)
+                user = Span(*(at - shared for at in requests[i].user_text))
+                decided[i] = self.decide(context, prompt[shared:], user=user, start=shared, seq=seq)
             return [decided[i] for i in range(len(prompts))]
         finally:
             context.remove(seq, 0)
 
-    def prefill(self, context: Context, tokens: Sequence[int], *, start: int = 0, seq: int = 0) -> list[Decision]:
+    def _pass_and_stop(self, states: LayerStates) -> bool:
+        """A hook that reads nothing, and ends the graph where nothing more is wanted of it."""
+        return states.layer != self._decides_at
+
+    def prefill(
+        self, context: Context, tokens: Sequence[int], *, user: Span | None = None, start: int = 0, seq: int = 0
+    ) -> list[Decision]:
         """Evaluates a query's prompt, steered where its gates open, up to the logits of its last token.
 
         Args:
             tokens: the prompt, or what of it the sequence does not hold yet.
+            user: the user's own text among these tokens; all of them where nobody said.
             start: position of its first token.
 
         Raises:
@@ -174,10 +196,10 @@ class Steering:
             return []
 
         in_place = len(chunks) == 1 or not self.prompt_too
-        probe = _Probe(self, in_place, may_guess=not in_place and context.model.can_roll_back)
+        probe = _Probe(self, len(tokens), user, in_place, may_guess=not in_place and context.model.can_roll_back)
         with context.hooked(self._hooks, probe.read_and_add):
             for first, last, chunk in chunks:
-                probe.in_last = last
+                probe.begin(first, len(chunk))
                 context.decode(chunk, start=start + first, seq=seq, output=last)
         if probe.wants_second_pass:
             again = chunks if self.prompt_too else chunks[-1:]
@@ -216,33 +238,45 @@ class Steering:
 
 
 class _Probe:
-    """Reads the states of a query's last token on their way through the graph, decides, and steers where it is not too late."""
+    """Takes the readings of a query's states on their way through the graph, decides, and steers where it is not too late."""
 
-    def __init__(self, steering: Steering, steer_in_place: bool = False, may_guess: bool = False) -> None:
+    def __init__(
+        self,
+        steering: Steering,
+        n_tokens: int,
+        user: Span | None,
+        steer_in_place: bool = False,
+        may_guess: bool = False,
+    ) -> None:
         self._steering = steering
+        self._user, self._n_tokens = user or Span(0, n_tokens), n_tokens
+        self._reader = QueryReader(steering._wanted, n_tokens, self._user)
         self._steer_in_place = steer_in_place
         self._looks_open: bool | None = None if may_guess else False  # None: not known yet
-        self._seen: dict[int, F32] = {}
         self._additions: dict[int, F32] = {}
-        self.in_last = False
+        self._first = self._count = 0
         self.decisions: list[Decision] = []
         self.wants_second_pass = False
 
-    def read_and_stop(self, states: LayerStates) -> bool:
-        """A hook that only decides, and ends the graph once it has."""
-        self._read(states)
-        return not self.decisions
+    def begin(self, first: int, count: int) -> None:
+        """Called before each part of the prompt: its first token, and how many it has."""
+        self._first, self._count = first, count
 
-    def pass_and_stop(self, states: LayerStates) -> bool:
-        """A hook that reads nothing, and ends the graph where nothing more is wanted of it."""
+    @property
+    def _in_last(self) -> bool:
+        return self._first + self._count == self._n_tokens
+
+    def read_and_stop(self, states: LayerStates) -> bool:
+        """A hook that only decides, and ends the graph where nothing more is wanted of it."""
+        self._read(states)
         return states.layer != self._steering._decides_at
 
     def read_and_add(self, states: LayerStates) -> bool:
         """A hook that decides, and adds from there on, if no layer that was passed wants an addition."""
-        if not self.in_last and self._looks_open is not False:
-            return self._guess(states)
         if not self.decisions:
             self._read(states)
+            if not self._in_last and self._looks_open is not False:
+                return self._guess(states)
             self._additions = added_by_layer(self.decisions)
             too_late = self._additions and (not self._steer_in_place or min(self._additions) < states.layer)
             if too_late or (self.decisions and self._looks_open):
@@ -254,35 +288,39 @@ class _Probe:
         return True
 
     def _guess(self, states: LayerStates) -> bool:
-        """Whether to evaluate a part before the last beyond the last layer that decides: not if the first part's end opens a gate."""
+        """Whether to evaluate a part before the last beyond the last layer that decides: not if the prompt would open a gate if it ended
+        with the first part."""
+        if states.layer != self._steering._decides_at:
+            return True
         if self._looks_open is None:
-            if states.n_rows == 0:
-                self._looks_open = False
-                return True
-            self._seen[states.layer] = states.last()
-            if states.layer == self._steering._decides_at:
-                self._looks_open = any(d.is_open for d in self._decide())
-        return not self._looks_open or states.layer != self._steering._decides_at
+            self._looks_open = any(d.is_open for d in self._decide(self._first_part))
+        return not self._looks_open
 
     def _read(self, states: LayerStates) -> None:
-        if not self.in_last or states.n_rows == 0:
-            return
-        state = states.last()
-        if not np.isfinite(state).all():
-            raise FitError(
-                f"the state after block {states.layer} is not finite (NaN or infinite); the model file may be damaged"
-            )
-        self._seen[states.layer] = state
-        if states.layer == self._steering._decides_at:
-            self.decisions = self._decide()
+        self._take(self._reader, states)
+        if self._looks_open is None and states.n_rows == 0:
+            self._looks_open = False  # the last block, which has nothing of this part
+        if self._looks_open is None:
+            if states.layer == self._steering._reads[0]:
+                self._first_part = QueryReader(self._steering._wanted, self._count, part_of(self._user, self._count))
+            self._take(self._first_part, states)
+        if self._in_last and states.layer == self._steering._decides_at:
+            self.decisions = self._decide(self._reader)
 
-    def _decide(self) -> list[Decision]:
-        """Every pack's decision on the states that were seen last."""
+    def _take(self, reader: QueryReader, states: LayerStates) -> None:
+        rows = reader.rows(states.layer, self._first, self._count)
+        if rows.start < rows.stop:
+            # the last block has only the rows with outputs: the prompt's last token
+            at = states.n_rows - 1 if states.n_rows < self._count else rows.start
+            reader.take(states.layer, states.read(at, rows.stop - rows.start), self._first + rows.start)
+
+    def _decide(self, reader: QueryReader) -> list[Decision]:
+        """Every pack's decision on what was read."""
         decisions = []
         for pack, engine in zip(self._steering.packs, self._steering._engines, strict=True):
-            steer = pack.manifest.steer
-            at_gate = np.concatenate([self._seen[layer] for layer in pack.manifest.gate.layers])
-            found = engine(at_gate, self._seen[steer.layers[0]])
+            gate, steer = pack.manifest.gate, pack.manifest.steer
+            at_gate = reader.gate_state(gate.layers, gate.readings)
+            found = engine(at_gate, reader.state(steer.layers[0], "last"))
             decisions.append(
                 Decision(
                     pack.manifest.name,

@@ -148,7 +148,11 @@ def test_many_answers_at_once_are_those_of_one_at_a_time(smollm2: Model) -> None
     queries = [*queries, *(q.upper() for q in queries), *(f"{q} Please be brief." for q in queries), *queries[:3]]
     queries += [q + " Then say why, and who said so first," * 8 for q in queries[:2]]  # llama.cpp sums these otherwise
     with SteeredModel.load("smollm2", packs) as steered:
-        assert min(len(steered.tokens(q)) for q in queries) < SAME_SUMS_BELOW < len(steered.tokens(queries[-1]))
+        assert (
+            min(len(steered.prompt(q).tokens) for q in queries)
+            < SAME_SUMS_BELOW
+            < len(steered.prompt(queries[-1]).tokens)
+        )
         together = steered.generate_many(queries, max_tokens=6)
         assert len(together) == len(queries) == 20  # more than there are sequences: the rest wait
         same = []

@@ -171,7 +171,7 @@ def many(model: Model, base: Pack, budget: Budget) -> Iterator[Row]:
     queries = [f"What is {i} plus {i}?" for i in range(11, 11 + _MANY)]
     with Context(model, n_ctx=512, n_seq=2) as context, Stock(model, 1024, n_seq=_MANY) as stock:
         steered = SteeredModel(model, context, Steering(model, [held(base, True, steered_layer(base))]))
-        prompts, tokens = [steered.tokens(q) for q in queries], [0, 0]
+        prompts, tokens = [list(steered.prompt(q).tokens) for q in queries], [0, 0]
 
         def ours() -> None:
             tokens[0] = sum(a.generated_tokens for a in steered.generate_many(queries, _MANY_TOKENS))

@@ -155,7 +155,8 @@ def _frontier(runner: Runner, packs: Sequence[Pack], files: Sequence[File]) -> t
     for task in tasks:
         lines = {p.manifest.name: [_point(runner, task, general, p, f) for f in STRENGTH_FACTORS] for p in packs}
         ours = _ours(packs)
-        for pack in packs if ours else ():
+        for pack in packs if ours is not None else ():
+            assert ours is not None
             line, price = lines[pack.manifest.name], _as_fitted(lines[ours]).mean_drift
             for factor in FURTHER_FACTORS:
                 if max(p.mean_drift for p in line) >= price:

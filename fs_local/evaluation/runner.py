@@ -13,6 +13,7 @@ from fs_local.batch import MAX_SEQUENCES, Additions, Batch, check_lengths
 from fs_local.capture import Request, capture, query_request
 from fs_local.examples import Query
 from fs_local.method.folded import F32
+from fs_local.method.readings import Reading
 from fs_local.pack.file import Pack
 from fs_local.runtime.model import Model
 from fs_local.store import Store, digest
@@ -54,7 +55,7 @@ class Runner:
         self.model = model
         self._store = store or Store()
         self._report = progress or (lambda _what, _done, _total: None)
-        self._states: dict[tuple[str, int], F32] = {}
+        self._states: dict[tuple[str, int, Reading], F32] = {}
 
     def requests(self, queries: Sequence[Query], answers: Sequence[Sequence[str]] = ()) -> list[Request]:
         return [query_request(self.model, q, answers[i] if answers else ()) for i, q in enumerate(queries)]
@@ -64,12 +65,11 @@ class Runner:
         if pack is None:
             return [Decided(0.0, {})] * len(requests)
         gate, steer = pack.manifest.gate, pack.manifest.steer
-        layers = sorted({*gate.layers, steer.layers[0]})
-        prompts = [Request(r.prompt) for r in requests]
-        states = self._capture(prompts, layers)
-        at_gate = np.concatenate([states[:, layers.index(layer)] for layer in gate.layers], axis=1)
+        wanted = [(layer, reading) for layer in gate.layers for reading in gate.readings]
+        states = self._capture(requests, [*wanted, (steer.layers[0], "last")])
+        at_gate = np.concatenate(states[:-1], axis=1)
         openings, scores = pack.gate.opening(at_gate), pack.gate.score(at_gate)
-        vectors = pack.experts.vector(states[:, layers.index(steer.layers[0])])
+        vectors = pack.experts.vector(states[-1])
         parts = vectors.reshape(len(requests), len(steer.layers), -1)
         decided = []
         for opening, score, part in zip(openings, scores, parts, strict=True):
@@ -78,15 +78,21 @@ class Runner:
             decided.append(Decided(float(opening), additions, float(score)))
         return decided
 
-    def _capture(self, prompts: Sequence[Request], layers: Sequence[int]) -> F32:
-        """States (n, layers, d); layers that were read before for the same prompts are not read again."""
-        key = digest([r.prompt for r in prompts])
-        missing = [layer for layer in layers if (key, layer) not in self._states]
+    def _capture(self, requests: Sequence[Request], wanted: Sequence[tuple[int, Reading]]) -> list[F32]:
+        """States (n, d) of each reading at a layer; what was read before for the same prompts is not read again."""
+        key = digest([[r.prompt, r.user_text] for r in requests])
+        missing = [at for at in wanted if (key, *at) not in self._states]
         if missing:
-            found = capture(self.model, prompts, missing, lambda done, total: self._report("decide", done, total))
-            for layer in missing:
-                self._states[key, layer] = found.at(layer)
-        return np.stack([self._states[key, layer] for layer in layers], axis=1)
+            prompts = [Request(r.prompt, user=r.user) for r in requests]
+            layers, readings = sorted({layer for layer, _ in missing}), sorted({reading for _, reading in missing})
+            report = self._report
+            found = capture(
+                self.model, prompts, layers, lambda done, total: report("decide", done, total), readings=readings
+            )
+            for layer in layers:
+                for reading in readings:
+                    self._states[key, layer, reading] = found.at(layer, reading)
+        return [self._states[(key, *at)] for at in wanted]
 
     def answers(
         self,

@@ -16,7 +16,7 @@ from fs_local.method.folded import F32, Experts, Gate
 from fs_local.pack.archive import read_members, read_npz, replace_file, sealed_archive, write_npz
 from fs_local.pack.engine import Engine, EngineName, NumpyEngine, OnnxEngine
 from fs_local.pack.graph import ARRAYS_MEMBER, GRAPH_MEMBER, build_graph, checked_graph, graph_arrays
-from fs_local.pack.manifest import FORMAT_VERSION, MAX_STRENGTH, Manifest, ModelIdentity
+from fs_local.pack.manifest import FORMAT_VERSION, MAX_STRENGTH, READ_VERSIONS, Manifest, ModelIdentity
 
 SUFFIX = ".fspack"
 _MANIFEST_MEMBER = "manifest.json"
@@ -148,9 +148,10 @@ def _parse_manifest(data: bytes) -> Manifest:
     except (ValueError, RecursionError) as error:
         raise PackError("its manifest is not JSON") from error
     version = raw.get("version") if isinstance(raw, dict) else None
-    if isinstance(version, int) and version != FORMAT_VERSION:
+    if isinstance(version, int) and version not in READ_VERSIONS:
         todo = "upgrade fs-local" if version > FORMAT_VERSION else "fit it again"
-        raise PackError(f"it has format version {version}, and this fs-local reads version {FORMAT_VERSION}; {todo}")
+        versions = f"{READ_VERSIONS[0]} to {FORMAT_VERSION}"
+        raise PackError(f"it has format version {version}, and this fs-local reads versions {versions}; {todo}")
     try:
         return Manifest.model_validate(raw)
     except ValidationError as error:
@@ -177,7 +178,12 @@ def _assemble(manifest: Manifest, arrays: dict[str, F32]) -> tuple[Gate, Experts
     for layers in (manifest.gate.layers, manifest.steer.layers):
         if layers[-1] >= manifest.model.n_layer or any(a >= b for a, b in pairwise(layers)):
             raise PackError("its layers are out of the model's range, or do not ascend")
-    at_gate, added = d * len(manifest.gate.layers), d * len(manifest.steer.layers)
+    readings = manifest.gate.readings
+    if len(set(readings)) < len(readings):
+        raise PackError("its gate has a reading twice")
+    if manifest.gate.layers[-1] == manifest.model.n_layer - 1 and readings != ["last"]:
+        raise PackError("its gate reads tokens before the last after the last block, where there are none")
+    at_gate, added = d * len(manifest.gate.layers) * len(readings), d * len(manifest.steer.layers)
     empty = np.empty(0, dtype=np.float32)
     knots = take("gate_knots", None) if kind == "quantile" else empty
     if kind == "quantile" and (len(knots) < 2 or (np.diff(knots) < 0).any()):

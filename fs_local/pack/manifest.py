@@ -6,7 +6,11 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-FORMAT_VERSION: Literal[3] = 3
+from fs_local.method.readings import Reading
+
+FORMAT_VERSION: Literal[4] = 4
+READ_VERSIONS = (3, 4)
+"""Version 3 had no readings: its gates take the last token's state."""
 MAX_STRENGTH = 100
 
 Layer = Annotated[int, Field(ge=0, lt=1024)]
@@ -36,10 +40,11 @@ class ModelIdentity(_Strict):
 
 
 class GateSettings(_Strict):
-    """The scalars of `fs_local.method.folded.Gate`, and the layers whose states it takes, one after the other."""
+    """The scalars of `fs_local.method.folded.Gate`, and what it takes: the readings at the first layer, then those at the next."""
 
     kind: Literal["quantile", "logistic", "soft", "open", "cosine_above", "cosine_below"]
     layers: Layers
+    readings: Annotated[list[Reading], Field(min_length=1, max_length=4)] = ["last"]
     edge: Annotated[float, Field(ge=-1, le=1)]
     decay: Annotated[float, Field(gt=0, le=100)]
     intercept: float
@@ -136,7 +141,7 @@ class Manifest(_Strict):
     """`manifest.json` of a pack."""
 
     format: Literal["fspack"] = "fspack"
-    version: Literal[3] = FORMAT_VERSION
+    version: Literal[3, 4] = FORMAT_VERSION
     method: Method = "finesteer"
     name: Annotated[str, Field(min_length=1, max_length=200)]
     fitted_by: str

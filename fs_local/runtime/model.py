@@ -16,6 +16,7 @@ from fs_local.runtime import gguf_header
 from fs_local.runtime.interrupt import deferred_interrupt
 from fs_local.runtime.kernel_probe import probe_kernels
 from fs_local.runtime.library import clear_log, llama, recent_problems
+from fs_local.runtime.prompt import Prompt, build_prompt
 from fs_local.runtime.template import ChatTemplate, Message
 
 Progress = Callable[[float], None]
@@ -32,6 +33,7 @@ class Model:
         n_ctx_train: longest context the model was trained for, in tokens.
         fingerprint: 16 hex digits, the same for every quantization of one model.
         quantization: for example `Q4_1`.
+        bos: the token that begins a text; -1 where there is none.
         can_roll_back: whether the end of a sequence can be removed from its memory; not so with a recurrent state.
         build: what its results depend on: these very weights, and the version of llama-cpp-python.
     """
@@ -52,9 +54,10 @@ class Model:
         self.quantization = gguf_header.quantization(header)
         # llama.cpp's own version is that of its next release, the same for many builds
         self.build = f"{gguf_header.weights_digest(header)}-{version('llama-cpp-python')}"
+        self.bos: int = api.llama_vocab_bos(self._vocab)
         self.template = ChatTemplate(
             self._metadata_text("tokenizer.chat_template"),
-            bos=self._token_text(api.llama_vocab_bos(self._vocab)),
+            bos=self._token_text(self.bos),
             eos=self._token_text(api.llama_vocab_eos(self._vocab)),
         )
 
@@ -165,12 +168,12 @@ class Model:
             )
         return list(tokens[:count])
 
-    def piece(self, token: int) -> bytes:
-        """UTF-8 bytes of one token, possibly a part of a character; control tokens give none."""
+    def piece(self, token: int, *, special: bool = False) -> bytes:
+        """UTF-8 bytes of one token, possibly a part of a character; control tokens give none, unless `special`."""
         size = 64
         while True:
             buffer = ctypes.create_string_buffer(size)
-            n = llama().llama_token_to_piece(self.vocab, token, buffer, size, 0, False)
+            n = llama().llama_token_to_piece(self.vocab, token, buffer, size, 0, special)
             if n >= 0:
                 return buffer.raw[:n]
             size = -n
@@ -188,9 +191,13 @@ class Model:
         """Whether a token is one of the model's end-of-generation tokens."""
         return bool(llama().llama_vocab_is_eog(self.vocab, token))
 
-    def prompt_tokens(self, messages: list[Message]) -> list[int]:
-        """Tokens of a conversation, rendered by the chat template, ready for an answer."""
-        return self.tokenize_prompt(self.template.render(messages))
+    def prompt(self, messages: Sequence[Message]) -> Prompt:
+        """A conversation, rendered by the chat template, ready for an answer. Raises as `build_prompt`."""
+        return build_prompt(self, messages)
+
+    def prompt_tokens(self, messages: Sequence[Message]) -> list[int]:
+        """The tokens of `prompt` alone."""
+        return list(self.prompt(messages).tokens)
 
     def tokenize_prompt(self, prompt: str) -> list[int]:
         """Tokens of a whole rendered prompt; BOS as the vocabulary wants, once."""

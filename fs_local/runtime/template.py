@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+from collections.abc import Sequence
 from typing import Any, NoReturn, TypedDict
 
 from fs_local.errors import ModelError
@@ -22,8 +23,8 @@ class ChatTemplate:
         self.source, self.bos, self.eos = source, bos, eos
         self._compiled: Any = None
 
-    def render(self, messages: list[Message]) -> str:
-        """Text of the conversation with the generation prompt.
+    def render(self, messages: Sequence[Message], *, answering: bool = True) -> str:
+        """Text of the conversation, with the generation prompt if an answer is to follow.
 
         Without a template, the contents of the messages, a blank line between them: plain completion of a base model.
 
@@ -37,7 +38,7 @@ class ChatTemplate:
                 self._compiled = _environment().from_string(self.source)
             text: str = self._compiled.render(
                 messages=messages,
-                add_generation_prompt=True,
+                add_generation_prompt=answering,
                 bos_token=self.bos,
                 eos_token=self.eos,
                 tools=None,

@@ -1,0 +1,154 @@
+"""A conversation as tokens, and where in them the user's own text stands.
+
+What is the user's text comes from the chat template itself: the conversation is rendered once with the last user message, and once
+with a character in its place that nothing else has. What both renderings begin and end with is the template's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import TYPE_CHECKING
+
+from fs_local.errors import ModelError
+from fs_local.method.readings import Span
+from fs_local.runtime.template import Message
+
+if TYPE_CHECKING:
+    from fs_local.runtime.model import Model
+
+_PRIVATE_USE = range(0xE000, 0xF900)
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """Tokens of a conversation, ready for an answer.
+
+    Attributes:
+        tokens: all of them.
+        user: those of the last user message's own text; the whole prompt (but BOS) where there is no template, or no such text.
+        turn_start: where the current turn begins: the last user message, its header included.
+    """
+
+    tokens: tuple[int, ...]
+    user: Span
+    turn_start: int
+
+    @classmethod
+    def plain(cls, tokens: Sequence[int], bos: int | None = None) -> Prompt:
+        """A prompt that no template made: all of it is the user's, but for a leading BOS."""
+        return cls(tuple(tokens), _whole(tokens, bos), 0)
+
+
+def build_prompt(model: Model, messages: Sequence[Message]) -> Prompt:
+    """Renders a conversation by the model's chat template. The text of control tokens (`<|im_end|>`) inside a message stays text.
+
+    Raises:
+        ModelError: the template refuses these messages, or leaves out the last user message.
+    """
+    messages = list(messages)
+    if model.template.source is None:
+        text = model.template.render(messages)
+        return Prompt.plain(model.tokenize(text, special=False, add_bos=True), model.bos)
+    last = next((i for i in reversed(range(len(messages))) if messages[i]["role"] == "user"), None)
+    rendered = model.template.render(messages)
+    tokens, lead = _tokens(model, messages, rendered)
+    if last is None or not messages[last]["content"].strip():
+        return Prompt(tuple(tokens), _whole(tokens, model.bos), 0)
+    mark = _unused(messages)
+    without = model.template.render(_with_content(messages, last, mark))
+    start = _common(rendered, without)
+    end = len(rendered) - min(_common(rendered[::-1], without[::-1]), len(rendered) - start)
+    if mark not in without or start == end:
+        raise ModelError(
+            "the model's chat template leaves out the user's message; a gate can't read it, so use another template or model"
+        )
+    before = _history(model, messages[:last])
+    turn = _common(rendered, before) if before is not None else start
+    offsets = _offsets(model, tokens, lead)
+    return Prompt(
+        tuple(tokens),
+        _tokens_between(offsets, *(len(rendered[:at].encode()) for at in (start, end))),
+        min(
+            _tokens_between(offsets, len(rendered[: min(turn, start)].encode()), len(rendered.encode())).start,
+            len(tokens) - 1,
+        ),
+    )
+
+
+def _tokens(model: Model, messages: Sequence[Message], rendered: str) -> tuple[list[int], int]:
+    """Tokens of the rendered conversation, and how many bytes of their text come before it (BOS, where the template has none)."""
+    bos = model.template.bos
+    add_bos = not (bos and rendered.startswith(bos))
+    if all(_is_plain(model, m["content"]) for m in messages):
+        tokens = model.tokenize(rendered, add_bos=add_bos)
+    else:
+        tokens = _in_pieces(model, messages, add_bos)
+    return tokens, sum(len(model.piece(t, special=True)) for t in tokens) - len(rendered.encode())
+
+
+def _is_plain(model: Model, text: str) -> bool:
+    return model.tokenize(text) == model.tokenize(text, special=False)
+
+
+def _in_pieces(model: Model, messages: Sequence[Message], add_bos: bool) -> list[int]:
+    """The template's own text with control tokens, and messages that spell such tokens as the text that they are."""
+    marks: dict[str, str] = {}
+    marked = list(messages)
+    for i, m in enumerate(messages):
+        if not _is_plain(model, m["content"]):
+            mark = _unused([*messages, *(Message(role="user", content=x) for x in marks)])
+            marks[mark] = m["content"]
+            marked = _with_content(marked, i, mark)
+    tokens: list[int] = []
+    rest = model.template.render(marked)
+    while rest:
+        at, mark = min(((rest.find(m), m) for m in marks if m in rest), default=(len(rest), ""))
+        tokens += model.tokenize(rest[:at], add_bos=add_bos and not tokens) if at else []
+        tokens += model.tokenize(marks[mark], special=False) if mark else []
+        rest = rest[at + len(mark) :]
+    return tokens
+
+
+def _offsets(model: Model, tokens: Sequence[int], lead: int) -> list[int]:
+    """Where each token's text begins in the rendered conversation, in bytes, and where the last one ends."""
+    return [at - lead for at in accumulate((len(model.piece(t, special=True)) for t in tokens), initial=0)]
+
+
+def _tokens_between(offsets: Sequence[int], start: int, end: int) -> Span:
+    """The tokens with a byte between two places."""
+    n = len(offsets) - 1
+    first = next((i for i in range(n) if offsets[i + 1] > start), n - 1)
+    stop = next((i for i in range(first, n) if offsets[i] >= end), n)
+    return Span(first, max(stop, first + 1))
+
+
+def _history(model: Model, messages: list[Message]) -> str | None:
+    """What the template says before the current turn; None where it refuses to say that alone."""
+    if not messages:
+        return ""
+    try:
+        return model.template.render(messages, answering=False)
+    except ModelError:
+        return None
+
+
+def _common(a: str, b: str) -> int:
+    """How many characters both begin with."""
+    return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
+
+
+def _with_content(messages: Sequence[Message], at: int, content: str) -> list[Message]:
+    return [Message(role=m["role"], content=content) if i == at else m for i, m in enumerate(messages)]
+
+
+def _unused(messages: Sequence[Message]) -> str:
+    """A character that no message has."""
+    used = set().union(*(m["content"] for m in messages))
+    return next(c for c in map(chr, _PRIVATE_USE) if c not in used)
+
+
+def _whole(tokens: Sequence[int], bos: int | None) -> Span:
+    """All tokens but a leading BOS, whose state says nothing of the text."""
+    return Span(int(len(tokens) > 1 and tokens[0] == bos), max(len(tokens), 1))
