@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from fs_local.errors import FsLocalError
+from fs_local.runtime.prompt import Prompt
 
 TokenMask = Callable[[Sequence[int]], "bytes | None"]
 
@@ -42,19 +43,6 @@ class Steer:
     strengths: Mapping[str, float] = field(default_factory=dict)
     disabled: frozenset[str] = frozenset()
     exact: bool = False
-
-
-@dataclass(frozen=True)
-class Span:
-    start: int
-    end: int
-
-
-@dataclass(frozen=True)
-class Prompt:
-    tokens: tuple[int, ...]
-    user: Span | None
-    turn_start: int
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Iterable, Sequence
+from itertools import accumulate
 from typing import Any
 
 from fs_local.server.backend import Backend
@@ -54,29 +55,29 @@ def chat_logprobs(logprobs: Sequence[TokenLogprob], top: int) -> dict[str, Any]:
 
 
 def _logprob(entry: TokenLogprob, top: int) -> dict[str, Any]:
-    return {**_token(entry), "top_logprobs": [_token(other) for other in entry.top[:top]]}
+    others = [_token(text, logprob) for _, text, logprob in entry.top[:top]]
+    return {**_token(entry.text, entry.logprob), "top_logprobs": others}
 
 
-def _token(entry: TokenLogprob) -> dict[str, Any]:
-    return {
-        "token": entry.text.decode("utf-8", "replace"),
-        "logprob": max(float(entry.logprob), -9999.0),
-        "bytes": list(entry.text),
-    }
+def _token(text: bytes, logprob: float) -> dict[str, Any]:
+    return {"token": _shown(text), "logprob": _finite(logprob), "bytes": list(text)}
 
 
 def completion_logprobs(logprobs: Sequence[TokenLogprob], top: int, offset: int = 0) -> dict[str, Any]:
     """The `logprobs` of a plain completion. `offset`: characters before it."""
-    texts = [x.text.decode("utf-8", "replace") for x in logprobs]
-    offsets = []
-    for text in texts:
-        offsets.append(offset)
-        offset += len(text)
+    texts = [_shown(x.text) for x in logprobs]
     return {
         "tokens": texts,
-        "token_logprobs": [max(float(x.logprob), -9999.0) for x in logprobs],
-        "top_logprobs": [
-            {y.text.decode("utf-8", "replace"): max(float(y.logprob), -9999.0) for y in x.top[:top]} for x in logprobs
-        ],
-        "text_offset": offsets,
+        "token_logprobs": [_finite(x.logprob) for x in logprobs],
+        "top_logprobs": [{_shown(text): _finite(p) for _, text, p in x.top[:top]} for x in logprobs],
+        "text_offset": list(accumulate(map(len, texts[:-1]), initial=offset)) if texts else [],
     }
+
+
+def _shown(text: bytes) -> str:
+    return text.decode("utf-8", "replace")
+
+
+def _finite(logprob: float) -> float:
+    """JSON has no minus infinity; OpenAI says -9999."""
+    return max(float(logprob), -9999.0)

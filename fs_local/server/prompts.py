@@ -7,7 +7,7 @@ from typing import Protocol
 
 from anyio.to_thread import run_sync
 
-from fs_local.engine import Prompt, Span
+from fs_local.engine import Prompt
 from fs_local.errors import FsLocalError
 from fs_local.server.errors import ApiError, of_library
 from fs_local.server.limits import MAX_CHARACTERS
@@ -55,7 +55,7 @@ async def text_prompt(engine: EngineLike, text: str | Sequence[int], param: str 
             raise ApiError(400, f"tokens are from 0 to {engine.model.n_vocab - 1}", param=param, code="invalid_value")
     if not tokens:
         raise ApiError(400, "an empty text has nothing to go on from", param=param, code="invalid_value")
-    prompt = Prompt(tuple(tokens), Span(0, len(tokens)), 0)
+    prompt = Prompt.plain(tokens, engine.model.bos)
     check_room(engine, prompt, param)
     return prompt
 

@@ -19,7 +19,7 @@ class TokenLogprob(Protocol):
     @property
     def logprob(self) -> float: ...
     @property
-    def top(self) -> Sequence[Any]: ...
+    def top(self) -> Sequence[tuple[int, bytes, float]]: ...
 
 
 class Decision(Protocol):
@@ -85,6 +85,7 @@ class ModelLike(Protocol):
     n_vocab: int
     n_ctx_train: int
     template: Any
+    bos: int | None
 
     def tokenize(self, text: str, *, special: bool = True, add_bos: bool = False) -> list[int]: ...
     def tokenize_prompt(self, prompt: str) -> list[int]: ...

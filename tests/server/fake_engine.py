@@ -10,7 +10,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from fs_local.engine import EngineFull, Prompt, Request, Span, Steer
+from fs_local.engine import EngineFull, Prompt, Request, Steer
 
 
 @dataclass
@@ -49,6 +49,7 @@ class FakeModel:
     n_layer, width, n_vocab, n_ctx_train = 4, 8, 257, 4096
     template = SimpleNamespace(source="{{ messages }}")
     end_tokens = (256,)
+    bos = None
 
     def tokenize(self, text: str, *, special: bool = True, add_bos: bool = False) -> list[int]:
         return list(text.encode())
@@ -105,7 +106,7 @@ class FakeEngine:
 
     def prompt(self, messages: Sequence[dict[str, str]]) -> Prompt:
         tokens = tuple(" ".join(m["content"] for m in messages).encode())
-        return Prompt(tokens, Span(0, len(tokens)), 0)
+        return Prompt.plain(tokens)
 
     def submit(self, request: Request) -> FakeStream:
         if len(self.running) >= self.room:
