@@ -33,3 +33,11 @@ class ResumeError(FsLocalError):
 
 class ResumeWarning(UserWarning):
     """A capture that starts again, wholly or in part, where one might expect it to go on."""
+
+
+class EngineFull(FsLocalError):
+    """More requests wait than the engine takes."""
+
+
+class EngineClosed(FsLocalError):
+    """The engine was closed, or belongs to another process, before the answer was there."""

@@ -20,8 +20,9 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Method = Literal["finesteer", "caa", "repe", "cast", "alphasteer", "vector"]
 """`vector`: a control vector that another tool made."""
 EffectKind = Literal["refusal", "mc2"]
-Scope = Literal["all", "generation"]
-"""`all`: every position, prompt and generation. `generation`: from the last prompt token on, which predicts the first generated one."""
+Scope = Literal["all", "turn", "generation"]
+"""`all`: every position, prompt and generation. `turn`: from the current turn on: what comes before its user message stays unsteered.
+`generation`: from the last prompt token on, which predicts the first generated one."""
 
 
 class _Strict(BaseModel):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ctypes
+import math
 import os
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import TracebackType
@@ -16,7 +18,8 @@ from fs_local.errors import ContextFullError, ModelError
 from fs_local.runtime.interrupt import Interrupt, deferred_interrupt
 from fs_local.runtime.library import GGML_TYPE_F32, ggml, llama, recent_problems
 from fs_local.runtime.model import Model
-from fs_local.runtime.node_filter import NodeFilter
+from fs_local.runtime.node_filter import Additions, NodeFilter
+from fs_local.runtime.rows import Rows
 
 F32 = NDArray[np.float32]
 Hook = Callable[["LayerStates"], bool]
@@ -78,7 +81,7 @@ class Context:
     """Evaluates tokens of one model. Not for several threads at once.
 
     Args:
-        model: stays open as long as the context.
+        model: its weights stay in memory as long as the context does.
         n_ctx: tokens that the KV cache holds, over all sequences; 0 for `DEFAULT_CTX`, or the model's own if shorter.
         n_ubatch: most tokens in one decode; longer inputs go in several.
         n_seq: number of sequences.
@@ -91,7 +94,8 @@ class Context:
         api = llama()
         self._model = model
         self._hook: Hook | None = None
-        self._wanted: dict[bytes, int] = {}
+        self._layers = {f"l_out-{layer}".encode(): layer for layer in range(model.n_layer)}
+        self._wanted: frozenset[int] = frozenset()
         self._raised: BaseException | None = None
         self._stopped = False
         self._interrupt = Interrupt()
@@ -102,21 +106,27 @@ class Context:
         params.n_seq_max = n_seq
         params.kv_unified = True  # one pool of cells: sequences of any length, and tokens that several sequences share
         params.n_threads = params.n_threads_batch = n_threads or default_threads()
-        self._filter = NodeFilter(self._on_node, model.n_layer)
+        on_node = weakref.WeakMethod(self._on_node)  # a cycle would keep the context until it is looked for
+
+        def ask(tensor: int, only_ask: bool, user_data: Any) -> bool:
+            method = on_node()
+            return method is not None and method(tensor, only_ask, user_data)
+
+        self._filter = NodeFilter(ask, model.n_layer, model.width)
         params.cb_eval, params.cb_eval_user_data = self._filter.callback, self._filter.user_data
         self._handle = api.llama_init_from_model(model.handle, params)
         if not self._handle:
             raise ModelError(
                 f"no context of {params.n_ctx} tokens for {model.path.name}: {recent_problems() or 'not enough memory?'}"
             )
+        model.hold()
+        self._free = weakref.finalize(self, _free, self._handle, model, self._filter)
         self.n_ctx: int = api.llama_n_ctx(self._handle)
         self.n_ubatch: int = api.llama_n_ubatch(self._handle)
         self.n_seq = n_seq
         self.n_threads: int = params.n_threads
-        self._decode = api.llama_decode
-        self._batch = batch = api.llama_batch_init(self.n_ubatch, 0, n_seq)
-        # kept: a field of a struct is a new object each time, and between two tokens all of Python is out of the processor's caches
-        self._rows = batch.token, batch.pos, batch.logits, batch.n_seq_id, batch.seq_id
+        self._decode, self._get_logits = api.llama_decode, api.llama_get_logits_ith
+        self._rows = Rows(self.n_ubatch, n_seq)
         self._has_control_vector = False
 
     @property
@@ -128,13 +138,12 @@ class Context:
         """`llama_context *`"""
         if not self._handle:
             raise ModelError("this context is closed")
+        _ = self._model.handle  # a closed model answers no more
         return self._handle
 
     def close(self) -> None:
-        if self._handle:
-            llama().llama_batch_free(self._batch)
-            llama().llama_free(self._handle)
-            self._handle = None
+        self._free()
+        self._handle = None
 
     def __enter__(self) -> Context:
         return self
@@ -157,17 +166,27 @@ class Context:
         Raises:
             as `decode_batch`.
         """
-        n = len(tokens)
-        self._check_size(n)
-        token_ids, positions, outputs, n_seq_ids, seq_ids = self._rows
-        for i, token in enumerate(tokens):
-            token_ids[i], positions[i], outputs[i], n_seq_ids[i] = token, start + i, False, 1
-            seq_ids[i][0] = seq
-        outputs[n - 1] = output
+        self._check_size(len(tokens))
+        self._rows.one_sequence(tokens, start, seq, output)
         try:
-            self._evaluate(n)
+            self._evaluate()
         except BaseException:
             self.remove(seq, start)
+            raise
+
+    def decode_each(self, tokens: Sequence[int], positions: Sequence[int], sequences: Sequence[int]) -> None:
+        """Evaluates the next token of each of some sequences, all with logits.
+
+        Raises:
+            as `decode_batch`.
+        """
+        self._check_size(len(tokens))
+        self._rows.one_each(tokens, positions, sequences)
+        try:
+            self._evaluate()
+        except BaseException:
+            for seq, position in zip(sequences, positions, strict=True):
+                self.remove(seq, position)
             raise
 
     def decode_batch(
@@ -187,37 +206,30 @@ class Context:
             Exception: whatever the hook raised, once llama.cpp has returned.
         """
         self._check_size(len(tokens))
-        token_ids, positions_, outputs_, n_seq_ids, seq_ids = self._rows
-        for i, (token, position, of, output) in enumerate(zip(tokens, positions, sequences, outputs, strict=True)):
-            token_ids[i], positions_[i], outputs_[i], n_seq_ids[i] = token, position, output, len(of)
-            for j, seq in enumerate(of):
-                seq_ids[i][j] = seq
+        self._rows.any(tokens, positions, sequences, outputs)
         try:
-            self._evaluate(len(tokens))
+            self._evaluate()
         except BaseException:
             for seq in {s for of in sequences for s in of}:
                 self.remove(seq, min(p for p, of in zip(positions, sequences, strict=True) if seq in of))
             raise
 
     def _check_size(self, n: int) -> None:
-        if not self._handle:  # the batch is freed then, too
-            raise ModelError("this context is closed")
         if not 0 < n <= self.n_ubatch:
             raise ValueError(f"{n} tokens in one decode; 1 to {self.n_ubatch} fit")
 
-    def _evaluate(self, n: int) -> None:
-        """The first `n` rows of the batch."""
-        handle = self.handle
-        self._batch.n_tokens = n
+    def _evaluate(self) -> None:
+        """What stands in the rows."""
+        handle, batch = self.handle, self._rows.batch
         self.stopped_early = False
-        if self._filter.is_silent:  # Python is not called, and Ctrl-C may come when it likes
-            status = self._decode(handle, self._batch)
+        if not self._filter.calls_python:  # Ctrl-C may come when it likes
+            status = self._decode(handle, batch)
         else:
             self._raised, self._stopped = None, False
             self._filter.rearm()
             try:
                 with deferred_interrupt() as self._interrupt:
-                    status = self._decode(handle, self._batch)
+                    status = self._decode(handle, batch)
             except KeyboardInterrupt as interrupt:
                 self._raised, status = interrupt, 0
             self.stopped_early = self._stopped
@@ -231,10 +243,21 @@ class Context:
 
     def logits(self, output: int = -1) -> F32:
         """Copy of the logits of one output of the last decode, float32, (n_vocab,). -1: the last output."""
-        pointer = llama().llama_get_logits_ith(self.handle, output)
+        return self.logits_in_place(output).copy()
+
+    def logits_in_place(self, output: int = -1) -> F32:
+        """The same where they stand: a sampler sees what is written, and the next decode replaces them."""
+        return np.ctypeslib.as_array(self._logits_at(output), shape=(self._model.n_vocab,))
+
+    def has_finite_logit(self, token: int, output: int = -1) -> bool:
+        """Whether a token's logit is a number."""
+        return math.isfinite(self._logits_at(output)[token])
+
+    def _logits_at(self, output: int) -> Any:
+        pointer = self._get_logits(self.handle, output)
         if not pointer:
             raise ModelError("no logits: the last decode had no such output, or was stopped early")
-        return np.ctypeslib.as_array(pointer, shape=(self._model.n_vocab,)).copy()
+        return pointer
 
     # --- KV cache
 
@@ -249,14 +272,24 @@ class Context:
         llama().llama_memory_seq_rm(llama().llama_get_memory(self.handle), seq, -1, -1)
         return False
 
+    def occupy(self, n: int, *, start: int, seq: int) -> None:
+        """Gives `n` tokens of a sequence cells that hold nothing. Up to `n_ubatch`; raises as `decode_batch`."""
+        self._check_size(n)
+        self._rows.one_sequence([0] * n, start, seq, False)
+        self._filter.skip(True)
+        try:
+            self._evaluate()
+        finally:
+            self._filter.skip(False)
+
     def copy(self, source: int, target: int, end: int) -> None:
         """Makes `target` share the first `end` tokens of `source`."""
         self.remove(target)
         llama().llama_memory_seq_cp(llama().llama_get_memory(self.handle), source, target, 0, end)
 
-    def clear(self) -> None:
-        """Empties the KV cache."""
-        llama().llama_memory_clear(llama().llama_get_memory(self.handle), False)
+    def clear(self, zero: bool = False) -> None:
+        """Empties the KV cache. zero: the numbers in it too, which matters where they may be NaN."""
+        llama().llama_memory_clear(llama().llama_get_memory(self.handle), zero)
 
     # --- hooks
 
@@ -273,32 +306,58 @@ class Context:
             self._check_layer(layer)
         if self._hook is not None:
             raise RuntimeError("this context has a hook already")
-        self._wanted = {f"l_out-{layer}".encode(): layer for layer in layers}
+        self._wanted = frozenset(layers)
         self._hook = hook
         self._filter.want(layers)
         try:
             yield
         finally:
             self._hook = None
-            self._wanted = {}
+            self._wanted = frozenset()
             self._filter.want(())
 
-    def _on_node(self, tensor: int, ask: bool, _user_data: Any) -> bool:
-        if self._hook is None or self._stopped:
+    def add_to_rows(self, additions: Additions) -> None:
+        """What rows of all decodes from now on get added after each layer, until it is set anew; `{}` for nothing.
+
+        Bit for bit what `LayerStates.add` does. May be called by a hook, and then holds from the hook's own layer on.
+        """
+        for layer in additions:
+            self._check_layer(layer)
+        self._filter.add(additions)
+
+    def _on_node(self, tensor: int, only_ask: bool, _user_data: Any) -> bool:
+        if self._filter.skips:
+            return only_ask
+        if self._stopped:
             return False
         if self._interrupt.came:
             self._stopped = True
             return False
         try:
-            layer = self._wanted.get(ggml().get_name(tensor))
-            if ask or layer is None:
-                return layer is not None
-            go_on = self._hook(LayerStates(layer, tensor))
+            layer = self._layers.get(ggml().get_name(tensor))
+            if layer is None:
+                return False
+            is_wanted, go_on = layer in self._wanted, True
+            if only_ask:
+                return is_wanted or layer in self._filter.additions
+            if is_wanted and self._hook is not None:
+                go_on = self._hook(LayerStates(layer, tensor))
+            if go_on and not self._filter.is_native and layer in self._filter.additions:
+                self._add(LayerStates(layer, tensor))
         except BaseException as error:  # Ctrl-C too: an exception can't cross llama.cpp's frames
             self._raised = error
             go_on = False
         self._stopped = not go_on
         return go_on
+
+    def _add(self, states: LayerStates) -> None:
+        """What node_filter.c does where it was built."""
+        if states.n_rows == 0:  # the last block of a batch without outputs
+            return
+        rows = states.read()
+        for first, count, vector in self._filter.additions[states.layer]:
+            rows[first : first + count] += vector
+        states.write(rows)
 
     def _check_layer(self, layer: int) -> None:
         if not 0 <= layer < self._model.n_layer:
@@ -345,6 +404,12 @@ class Context:
         if self._has_control_vector and self._handle:
             llama().llama_set_adapter_cvec(self._handle, None, 0, 0, 0, 0)
             self._has_control_vector = False
+
+
+def _free(handle: Any, model: Model, _filter: NodeFilter) -> None:
+    """Frees a context, whose callback lives until here, and lets its model go."""
+    llama().llama_free(handle)
+    model.release()
 
 
 def default_threads() -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import threading
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from importlib.metadata import version
@@ -41,6 +42,8 @@ class Model:
     def __init__(self, handle: Any, header: gguf_header.GgufHeader) -> None:
         api = llama()
         self._handle = handle
+        self._closed, self._held = False, 0
+        self._held_lock = threading.Lock()
         self._vocab = api.llama_model_get_vocab(handle)
         self.path = header.path
         self.architecture = header.architecture
@@ -56,7 +59,7 @@ class Model:
         self.build = f"{gguf_header.weights_digest(header)}-{version('llama-cpp-python')}"
         self.bos: int = api.llama_vocab_bos(self._vocab)
         self.template = ChatTemplate(
-            self._metadata_text("tokenizer.chat_template"),
+            self.metadata("tokenizer.chat_template"),
             bos=self._token_text(self.bos),
             eos=self._token_text(api.llama_vocab_eos(self._vocab)),
         )
@@ -122,10 +125,27 @@ class Model:
             raise
 
     def close(self) -> None:
-        """Frees the weights. Contexts of this model must be closed before."""
-        if self._handle:
-            llama().llama_model_free(self._handle)
-            self._handle = None
+        """Ends all use of the model, by contexts too. The weights are freed with the last context."""
+        self._closed = True
+        self._free_unused()
+
+    def hold(self) -> None:
+        """Notes that a context uses the weights."""
+        _ = self.handle
+        with self._held_lock:
+            self._held += 1
+
+    def release(self) -> None:
+        """Notes that a context is gone."""
+        with self._held_lock:
+            self._held -= 1
+        self._free_unused()
+
+    def _free_unused(self) -> None:
+        with self._held_lock:
+            if self._closed and not self._held and self._handle:
+                llama().llama_model_free(self._handle)
+                self._handle = None
 
     def __enter__(self) -> Model:
         return self
@@ -138,8 +158,8 @@ class Model:
     @property
     def handle(self) -> Any:
         """`llama_model *`"""
-        if not self._handle:
-            raise ModelError(f"{self.path.name} is closed")
+        if self._closed:
+            raise ModelError(f"{self.path.name} is closed; load it again")
         return self._handle
 
     @property
@@ -204,12 +224,13 @@ class Model:
         bos = self.template.bos
         return self.tokenize(prompt, add_bos=not (bos and prompt.startswith(bos)))
 
-    def _metadata_text(self, key: str) -> str | None:
+    def metadata(self, key: str) -> str | None:
+        """What the file says under a key, as text; None where it says nothing."""
         api = llama()
         size = 1 << 12
         while True:
             buffer = ctypes.create_string_buffer(size)
-            n: int = api.llama_model_meta_val_str(self._handle, key.encode(), buffer, size)
+            n: int = api.llama_model_meta_val_str(self.handle, key.encode(), buffer, size)
             if n < 0:
                 return None
             if n < size:

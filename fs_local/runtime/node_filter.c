@@ -1,8 +1,9 @@
 /* Answers llama.cpp's eval callback (cb_eval), which is called for every graph node, without entering Python for most.
  *
- * Only `l_out-{layer}` of wanted layers is asked for, and only there the Python callback is called. Needs no header of
- * llama.cpp: the address of ggml_get_name and that of the Python callback come in a struct that Python fills. Knows nothing
- * of Python's objects either, and runs without the GIL; a callback made by ctypes takes it by itself.
+ * Only `l_out-{layer}` of some layers is asked for: of wanted ones, where the Python callback is called, and of those where
+ * vectors are to be added to rows, which is done here. Needs no header of llama.cpp: the addresses of the few ggml functions
+ * and that of the Python callback come in a struct that Python fills. Knows nothing of Python's objects either, and runs
+ * without the GIL; a callback made by ctypes takes it by itself.
  */
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
@@ -14,36 +15,80 @@
 struct ggml_tensor;
 typedef bool (*eval_callback)(struct ggml_tensor *tensor, bool ask, void *user_data);
 
+/* `count` rows from row `first` on get `vector` added. The same fields as fs_local.runtime.node_filter._Run. */
+struct run {
+    int32_t first, count;
+    const float *vector;
+};
+
+/* The same fields as fs_local.runtime.node_filter._Runs. */
+struct runs {
+    const struct run *run;
+    int64_t n;
+};
+
 /* The same fields as fs_local.runtime.node_filter._State. */
 struct state {
     const char *(*get_name)(const struct ggml_tensor *tensor);
+    int64_t (*n_rows)(const struct ggml_tensor *tensor);
+    void (*tensor_get)(const struct ggml_tensor *tensor, void *data, size_t offset, size_t size);
+    void (*tensor_set)(struct ggml_tensor *tensor, const void *data, size_t offset, size_t size);
     eval_callback python;
-    const uint8_t *wanted; /* one byte a layer */
+    const uint8_t *wanted;     /* one byte a layer */
+    const struct runs *added;  /* one a layer */
+    float *row;                /* `width` numbers to work in */
+    int64_t width;
     int32_t n_layer;
     bool on;
+    bool skip; /* nothing is to be computed */
 };
 
-static bool is_wanted(const struct state *state, const struct ggml_tensor *tensor)
+/* The layer of `l_out-{layer}`; -1 for any other tensor. */
+static long layer_of(const struct state *state, const struct ggml_tensor *tensor)
 {
     static const char prefix[] = "l_out-";
     const char *name = state->get_name(tensor);
     if (strncmp(name, prefix, sizeof prefix - 1) != 0)
-        return false;
+        return -1;
     const char *digits = name + sizeof prefix - 1;
     char *end;
     long layer = strtol(digits, &end, 10);
-    return end != digits && *end == '\0' && layer >= 0 && layer < state->n_layer && state->wanted[layer];
+    return end != digits && *end == '\0' && layer >= 0 && layer < state->n_layer ? layer : -1;
+}
+
+static void add(const struct state *state, struct ggml_tensor *tensor, const struct runs *runs)
+{
+    const int64_t n_rows = state->n_rows(tensor);
+    const size_t size = (size_t)state->width * sizeof(float);
+    for (int64_t i = 0; i < runs->n; i++) {
+        const struct run *run = &runs->run[i];
+        const int64_t end = (int64_t)run->first + run->count;
+        for (int64_t row = run->first; row < end && row < n_rows; row++) {
+            state->tensor_get(tensor, state->row, (size_t)row * size, size);
+            for (int64_t k = 0; k < state->width; k++)
+                state->row[k] += run->vector[k];
+            state->tensor_set(tensor, state->row, (size_t)row * size, size);
+        }
+    }
 }
 
 static bool on_node(struct ggml_tensor *tensor, bool ask, void *user_data)
 {
     struct state *state = user_data;
-    if (!state->on || !is_wanted(state, tensor))
+    if (state->skip) /* asked for and ended: the first node of each part of the graph */
+        return ask;
+    if (!state->on)
+        return false;
+    const long layer = layer_of(state, tensor);
+    if (layer < 0 || !(state->wanted[layer] || state->added[layer].n))
         return false;
     if (ask)
         return true;
     /* False ends the graph; where it is split over several backends, only this part of it: nothing more is wanted then */
-    state->on = state->python(tensor, false, NULL);
+    if (state->wanted[layer])
+        state->on = state->python(tensor, false, NULL);
+    if (state->on && state->added[layer].n) /* looked up anew: Python may have set it */
+        add(state, tensor, &state->added[layer]);
     return state->on;
 }
 

@@ -1,0 +1,235 @@
+"""The cells of the KV cache: who holds which, and where llama.cpp puts the next ones.
+
+All sequences share one pool of cells. llama.cpp's attention on CPUs takes them in tiles of 64, so the last bits of a prompt's states
+depend on where in the pool its tokens stand: they are those of an empty pool if the tokens of each part lie side by side, begin at a
+multiple of 64, and come after the cells of the parts before. llama.cpp does not say where it puts a token, but its search for free
+cells is simple; it is followed here step by step, and cells that would come in between are occupied while a part is evaluated.
+Were the search another one, nothing but these bits would suffer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fs_local.errors import ContextFullError
+from fs_local.runtime.context import Context
+
+TILE = 64
+"""Rows from which on llama.cpp's attention works in tiles, and cells in one of these. Below, it takes cells one after the other."""
+TILED, PLAIN, SINGLE = b"tp1"  # small numbers, kept in a bytearray a sequence
+"""How a cell was evaluated: with 64 rows or more, with fewer, or alone or in one decode with other sequences."""
+
+
+def kind_of(n_rows: int) -> int:
+    """How cells of a prompt's part are evaluated."""
+    return TILED if n_rows >= TILE else PLAIN if n_rows > 1 else SINGLE
+
+
+def parts_of(n_tokens: int, size: int) -> list[tuple[int, int]]:
+    """The parts in which a prompt is evaluated: (first, stop) each, at multiples of `size`; a last token is never left alone, since a
+    single row is summed in an order that depends on the cells of others."""
+    edges = list(range(0, n_tokens, size))
+    if len(edges) > 1 and n_tokens - edges[-1] == 1:
+        edges[-1] -= TILE
+    return list(zip(edges, [*edges[1:], n_tokens], strict=True))
+
+
+class Cells:
+    """The cells of one context, and all that changes them.
+
+    Args:
+        context: nobody else's.
+        filler: a sequence of it that nobody uses.
+    """
+
+    def __init__(self, context: Context, filler: int) -> None:
+        self._context, self._filler = context, filler
+        self._holders: NDArray[np.int32] = np.zeros(context.n_ctx, dtype=np.int32)
+        self._head = 0
+        self._of: dict[int, list[int]] = {}
+        self._kinds: dict[int, bytearray] = {}
+
+    @property
+    def part_size(self) -> int:
+        """Most tokens in one part of a prompt."""
+        return self._context.n_ubatch
+
+    @property
+    def used(self) -> int:
+        return int(np.count_nonzero(self._holders))
+
+    @property
+    def free(self) -> int:
+        return len(self._holders) - self.used
+
+    def kinds(self, seq: int) -> bytearray:
+        """How each cell of a sequence was evaluated, in the order of positions."""
+        return self._kinds.setdefault(seq, bytearray())
+
+    def length(self, seq: int) -> int:
+        return len(self._of.get(seq, ()))
+
+    # --- evaluate
+
+    def part(self, seq: int, tokens: Sequence[int], start: int, output: bool) -> None:
+        """Evaluates a part of a prompt. Raises as `Context.decode`; the cells are then as before."""
+        cells = self._find(len(tokens))
+        self._place([seq] * len(cells), cells, kind_of(len(tokens)))
+        try:
+            self._context.decode(tokens, start=start, seq=seq, output=output)
+        except BaseException:
+            self._forget(seq, start)
+            raise
+
+    def step(self, tokens: Sequence[int], positions: Sequence[int], sequences: Sequence[int]) -> None:
+        """Evaluates the next token of each of some sequences. Raises as `Context.decode_each`; the cells are then as before."""
+        cells = self._find(len(tokens))
+        self._place(sequences, cells, SINGLE)
+        try:
+            self._context.decode_each(tokens, positions, sequences)
+        except BaseException:
+            for seq, position in zip(sequences, positions, strict=True):
+                self._forget(seq, position)
+            raise
+
+    def batch(
+        self,
+        tokens: Sequence[int],
+        positions: Sequence[int],
+        sequences: Sequence[int],
+        outputs: Sequence[bool],
+    ) -> None:
+        """Evaluates any tokens, each in its sequence. Raises as `Context.decode_batch`; the cells are then as before."""
+        cells = self._find(len(tokens))
+        self._place(sequences, cells, SINGLE)
+        try:
+            self._context.decode_batch(tokens, positions, [(s,) for s in sequences], outputs)
+        except BaseException:
+            for seq in set(sequences):
+                self._forget(seq, min(p for p, s in zip(positions, sequences, strict=True) if s == seq))
+            raise
+
+    # --- change
+
+    def remove(self, seq: int, start: int = 0) -> bool:
+        """Cuts a sequence; False where this model's memory can't be cut there, and the whole sequence was removed."""
+        cut = self._context.remove(seq, start)
+        self._forget(seq, start if cut else 0)
+        return cut
+
+    def share(self, source: int, target: int, n: int) -> None:
+        """Lets an empty sequence begin with the first `n` cells of another."""
+        self._context.copy(source, target, n)
+        cells = self._of[target] = self._of[source][:n]
+        self._kinds[target] = self._kinds[source][:n]
+        self._holders[cells] += 1
+
+    def clear(self) -> None:
+        """Empties everything, the numbers too."""
+        self._context.clear(zero=True)
+        self._holders[:] = 0
+        self._head = 0
+        self._of, self._kinds = {}, {}
+
+    # --- where tokens go
+
+    def aligned(self, seq: int, n_rows: int) -> bool:
+        """Makes the next part of a prompt stand where it gets the bits that it would get in an empty pool.
+
+        False where there is no such room. `settle` ends it.
+        """
+        own = self._of.get(seq)
+        after = max(own) + 1 if own else 0
+        target = self._target(n_rows, after)
+        if target is None:
+            return False
+        while not self._is_aligned(self._search(n_rows), after):
+            found = self._fill_up_to(target, n_rows)
+            if not found:
+                self.settle()
+                return False
+        return True
+
+    def settle(self) -> None:
+        """Frees the cells that were occupied to align a part."""
+        if self.length(self._filler):
+            self.remove(self._filler)
+
+    def has_room_for(self, n_rows: int) -> bool:
+        """Whether a part could be aligned."""
+        return self._target(n_rows, 0) is not None
+
+    def _is_aligned(self, cells: NDArray[np.intp] | None, after: int) -> bool:
+        if cells is None or cells[0] < after:
+            return False
+        if len(cells) < TILE:
+            return bool((np.diff(cells) > 0).all())
+        return bool(cells[0] % TILE == 0 and cells[-1] - cells[0] == len(cells) - 1)
+
+    def _target(self, n_rows: int, after: int) -> int | None:
+        """Where a part can stand: the first place from the head on, or the first of all."""
+        begins = np.arange(-(-after // TILE) * TILE, len(self._holders) - n_rows + 1, TILE)
+        taken = np.concatenate([[0], np.cumsum(self._holders > 0)])
+        begins = begins[taken[begins + n_rows] == taken[begins]]
+        if not len(begins):
+            return None
+        ahead = begins[begins >= self._start(n_rows)]
+        return int(ahead[0] if len(ahead) else begins[0])
+
+    def _fill_up_to(self, target: int, n_rows: int) -> bool:
+        """Occupies cells that llama.cpp would take before `target`; False if there are none that can be."""
+        start, size = self._start(n_rows), len(self._holders)
+        between = self._free_in(start, target) if start <= target else self._free_in(start, size) + self._free_in(0, target)
+        n = min(between, self._context.n_ubatch)
+        while n:
+            cells = self._find(n)
+            if not ((cells >= target) & (cells < target + n_rows)).any():
+                self._place([self._filler] * n, cells, SINGLE)
+                self._context.occupy(n, start=self.length(self._filler) - n, seq=self._filler)
+                return True
+            n //= 2  # a shorter search begins elsewhere
+        return False
+
+    def _free_in(self, start: int, stop: int) -> int:
+        return int(np.count_nonzero(self._holders[start:stop] == 0))
+
+    def _start(self, n_rows: int) -> int:
+        """Where llama.cpp begins its search: at its head, or anew if enough seems to be free before it."""
+        return 0 if self._head > self.used + 2 * n_rows or self._head >= len(self._holders) else self._head
+
+    def _search(self, n_rows: int) -> NDArray[np.intp] | None:
+        """The cells that llama.cpp would take: the free ones from there on, and then those before; None where there are too few."""
+        start = self._start(n_rows)
+        near = self._holders[start : start + n_rows]
+        if len(near) == n_rows and not near.any():
+            return np.arange(start, start + n_rows)
+        cells = np.flatnonzero(self._holders[start:] == 0)[:n_rows] + start
+        if len(cells) < n_rows:
+            cells = np.concatenate([cells, np.flatnonzero(self._holders[:start] == 0)[: n_rows - len(cells)]])
+        return cells if len(cells) == n_rows else None
+
+    def _find(self, n_rows: int) -> NDArray[np.intp]:
+        cells = self._search(n_rows)
+        if cells is None:
+            raise ContextFullError(
+                f"the context of {self._context.n_ctx} tokens is full; shorten the text or raise --ctx"
+            )
+        return cells
+
+    def _place(self, sequences: Sequence[int], cells: NDArray[np.intp], kind: int) -> None:
+        self._holders[cells] += 1
+        self._head = int(cells[-1]) + 1
+        for seq, cell in zip(sequences, cells.tolist(), strict=True):
+            self._of.setdefault(seq, []).append(cell)
+            self.kinds(seq).append(kind)
+
+    def _forget(self, seq: int, start: int) -> None:
+        cells = self._of.get(seq, [])[start:]
+        if cells:
+            self._holders[cells] -= 1
+            freed = [c for c in cells if self._holders[c] == 0]
+            self._head = min([self._head, *freed])
+            del self._of[seq][start:], self._kinds[seq][start:]

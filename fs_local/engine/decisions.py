@@ -1,0 +1,218 @@
+"""What one query gets: the packs that are asked, the readings they want, and their decisions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from fs_local.errors import PackError
+from fs_local.method.folded import F32
+from fs_local.method.readings import QueryReader, Reading
+from fs_local.pack.engine import Engine as Evaluator
+from fs_local.pack.engine import EngineName
+from fs_local.pack.file import Pack
+from fs_local.pack.manifest import MAX_STRENGTH, Scope
+from fs_local.runtime.prompt import Prompt
+from fs_local.steering import check_model, check_names
+
+if TYPE_CHECKING:
+    from fs_local.engine.requests import Steer
+    from fs_local.runtime.model import Model
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What one query got from one pack.
+
+    Attributes:
+        pack: the pack's name.
+        opening: g, in [0, 1]; 0 leaves the model as it is.
+        energy_ratio: s, in [0, 1].
+        weights: routing weights α, float32, (K,).
+        vector: steering vector v, float32, (layers, d), before opening and strength.
+        strength: λ.
+        layers: the blocks it is added after.
+        scope: the positions it is added at.
+    """
+
+    pack: str
+    opening: float
+    energy_ratio: float
+    weights: F32
+    vector: F32
+    strength: float
+    layers: tuple[int, ...]
+    scope: Scope = "all"
+
+    @property
+    def is_open(self) -> bool:
+        return self.opening > 0 and self.strength != 0
+
+    @property
+    def addition(self) -> F32:
+        """λ · g · v, float32, (layers, d): what is added to every state at each layer."""
+        return np.float32(self.strength * self.opening) * self.vector
+
+    @classmethod
+    def of_vectors(cls, additions: Mapping[int, F32], scope: Scope = "all", pack: str = "given") -> Decision:
+        """An open gate that adds these vectors, layer -> float32 (d,), as they are; closed where there are none."""
+        layers = tuple(sorted(additions))
+        vector = np.stack([additions[layer] for layer in layers]) if layers else np.empty((0, 0), dtype=np.float32)
+        return cls(pack, float(bool(layers)), 0.0, np.ones(1, dtype=np.float32), vector, 1.0, layers, scope)
+
+
+def added_by_layer(decisions: Sequence[Decision]) -> dict[int, F32]:
+    """Sum of the additions of all open decisions, by layer: float32, (d,)."""
+    additions: dict[int, F32] = {}
+    for d in decisions:
+        if d.is_open:
+            for layer, addition in zip(d.layers, d.addition, strict=True):
+                additions[layer] = additions[layer] + addition if layer in additions else addition
+    return additions
+
+
+def steered_from(decisions: Sequence[Decision], prompt: Prompt) -> int | None:
+    """The first position that open decisions steer; None where all are closed."""
+    scope = next((d.scope for d in decisions if d.is_open), None)
+    return None if scope is None else first_steered(scope, prompt)
+
+
+def first_steered(scope: Scope, prompt: Prompt) -> int:
+    """Where a scope begins: with the prompt, with its current turn, or with its last token, which predicts the first generated one."""
+    return {"all": 0, "turn": prompt.turn_start, "generation": len(prompt.tokens) - 1}[scope]
+
+
+@dataclass(frozen=True)
+class LoadedPack:
+    """A pack with what evaluates its decisions, and whether requests get it."""
+
+    pack: Pack
+    evaluate: Evaluator
+    enabled: bool = True
+
+    @property
+    def name(self) -> str:
+        return self.pack.manifest.name
+
+
+@dataclass(frozen=True)
+class Packs:
+    """The packs of an engine; never changed, but replaced by others as a whole."""
+
+    loaded: tuple[LoadedPack, ...] = ()
+
+    @classmethod
+    def load(
+        cls, model: Model, packs: Sequence[Pack], evaluator: EngineName = "numpy", providers: list[str] | None = None
+    ) -> Packs:
+        """Packs for a model.
+
+        Raises:
+            PackError: a pack for another model, packs of differing scope, or two of one name.
+        """
+        for pack in packs:
+            check_model(pack, model)
+        if len({p.manifest.steer.scope for p in packs}) > 1:
+            raise PackError("these packs have different scopes (what of a conversation they steer); use them one at a time")
+        check_names(packs)
+        return cls(tuple(LoadedPack(p, p.engine(evaluator, providers)) for p in packs))
+
+    def changed(self, name: str, *, strength: float | None = None, enabled: bool | None = None) -> Packs:
+        """The same, but for one pack.
+
+        Raises:
+            PackError: no pack of that name, or a strength that is no number or beyond all reason.
+        """
+        one = self.named(name)
+        if strength is not None:
+            one = replace(one, pack=one.pack.with_strength(strength))
+        if enabled is not None:
+            one = replace(one, enabled=enabled)
+        return Packs(tuple(one if p.name == name else p for p in self.loaded))
+
+    def named(self, name: str) -> LoadedPack:
+        """Raises PackError where there is none."""
+        for p in self.loaded:
+            if p.name == name:
+                return p
+        raise PackError(f"no pack {name!r}; there is {', '.join(p.name for p in self.loaded) or 'none'}")
+
+    def chosen(self, steer: Steer) -> Chosen:
+        """The packs that a request asks.
+
+        Raises:
+            PackError: a name that no pack has, or a strength beyond all reason.
+        """
+        for name in (*steer.strengths, *steer.disabled):
+            self.named(name)
+        for name, strength in steer.strengths.items():
+            if not abs(strength) <= MAX_STRENGTH:
+                raise PackError(f"the strength of {name} must be a number from -{MAX_STRENGTH} to {MAX_STRENGTH}")
+        if not steer.enabled or steer.given is not None:
+            return Chosen(())
+        return Chosen(
+            tuple(
+                (p, steer.strengths.get(p.name, p.pack.manifest.steer.strength))
+                for p in self.loaded
+                if p.enabled and p.name not in steer.disabled
+            )
+        )
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """The packs that decide one query, each with its λ, and what they read on the way."""
+
+    packs: tuple[tuple[LoadedPack, float], ...]
+
+    @cached_property
+    def wanted(self) -> dict[int, set[Reading]]:
+        """The readings that are taken after each block."""
+        wanted: dict[int, set[Reading]] = {}
+        for p, _ in self.packs:
+            gate, steer = p.pack.manifest.gate, p.pack.manifest.steer
+            for layer in gate.layers:
+                wanted.setdefault(layer, set()).update(gate.readings)
+            wanted.setdefault(steer.layers[0], set()).add("last")
+        return wanted
+
+    @cached_property
+    def decides_at(self) -> int:
+        """The block after which everything is known; -1 without packs."""
+        return max(self.wanted, default=-1)
+
+    @property
+    def scope(self) -> Scope:
+        return self.packs[0][0].pack.manifest.steer.scope if self.packs else "all"
+
+    def reads_from(self, prompt: Prompt) -> int:
+        """The first token whose state is read."""
+        readings = set().union(*self.wanted.values())
+        if "mean" in readings:
+            return 0
+        starts = {"user_mean": prompt.user.start, "user_last": prompt.user.stop - 1}
+        return min([len(prompt.tokens) - 1, *(starts[r] for r in readings if r in starts)])
+
+    def decide(self, reader: QueryReader) -> list[Decision]:
+        """Every pack's decision on what was read."""
+        decisions = []
+        for p, strength in self.packs:
+            gate, steer = p.pack.manifest.gate, p.pack.manifest.steer
+            found = p.evaluate(reader.gate_state(gate.layers, gate.readings), reader.state(steer.layers[0], "last"))
+            decisions.append(
+                Decision(
+                    p.name,
+                    found.opening,
+                    found.energy_ratio,
+                    found.weights,
+                    found.vector.reshape(len(steer.layers), -1),
+                    strength,
+                    tuple(steer.layers),
+                    steer.scope,
+                )
+            )
+        return decisions

@@ -1,0 +1,122 @@
+"""An answer on its way from the engine's thread to whoever reads it: a thread, or an event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from queue import Empty, SimpleQueue
+
+from fs_local.engine.decisions import Decision
+from fs_local.engine.requests import Piece
+from fs_local.errors import EngineClosed
+
+_Waiter = tuple[asyncio.AbstractEventLoop, "asyncio.Future[None]"]
+
+
+class Mailbox:
+    """What the engine holds of a stream. The engine puts pieces into it, and looks whether they are still wanted.
+
+    Attributes:
+        decisions: of the query, once they are known.
+        cancelled: whether nobody wants more.
+    """
+
+    def __init__(self) -> None:
+        self._queue: SimpleQueue[Piece | BaseException] = SimpleQueue()
+        self._waiter: _Waiter | None = None
+        self.decisions: list[Decision] = []
+        self.cancelled = False
+
+    def put(self, item: Piece | BaseException) -> None:
+        """Called by the engine: a piece, the last of which has a finish reason, or what went wrong."""
+        self._queue.put(item)
+        waiter = self._waiter
+        if waiter is not None:
+            self._waiter = None
+            try:
+                waiter[0].call_soon_threadsafe(_wake, waiter[1])
+            except RuntimeError:  # the event loop was closed
+                self.cancelled = True
+
+    def wait(self) -> Piece | BaseException:
+        return self._queue.get()
+
+    async def wait_async(self) -> Piece | BaseException:
+        while True:
+            try:
+                return self._queue.get_nowait()
+            except Empty:
+                loop = asyncio.get_running_loop()
+                future: asyncio.Future[None] = loop.create_future()
+                self._waiter = (loop, future)
+                if self._queue.empty():  # else it was put in between
+                    await future
+
+
+def _wake(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
+
+
+class Stream:
+    """The pieces of one answer, in order; an iterator, also an asynchronous one. Made by `Engine.submit`.
+
+    The last piece has a finish reason. What went wrong with this request is raised from the iteration. Whoever stops reading should
+    `close` it, by itself or as a context manager; a stream that nobody holds any more is closed too. One that is held and not read is
+    generated to its end.
+    """
+
+    def __init__(self, mailbox: Mailbox) -> None:
+        self._mailbox = mailbox
+        self._process = os.getpid()
+        self._ended = False
+
+    @property
+    def decisions(self) -> list[Decision]:
+        """Of the query, one a pack; empty until they are known. Each piece has them too."""
+        return self._mailbox.decisions
+
+    def __iter__(self) -> Stream:
+        return self
+
+    def __next__(self) -> Piece:
+        if self._ended:
+            raise StopIteration
+        self._check_process()
+        return self._opened(self._mailbox.wait())
+
+    def __aiter__(self) -> Stream:
+        return self
+
+    async def __anext__(self) -> Piece:
+        if self._ended:
+            raise StopAsyncIteration
+        self._check_process()
+        return self._opened(await self._mailbox.wait_async())
+
+    def close(self) -> None:
+        """Cancels what is not generated yet; takes effect within one part of a prompt, or one token. The iteration has ended then."""
+        if not self._ended:
+            self._ended = True
+            self._mailbox.cancelled = True
+
+    def __enter__(self) -> Stream:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        self.close()
+
+    def _opened(self, item: Piece | BaseException) -> Piece:
+        if isinstance(item, BaseException):
+            self._ended = True
+            raise item
+        if item.finish_reason is not None:
+            self._ended = True
+        return item
+
+    def _check_process(self) -> None:
+        if os.getpid() != self._process:
+            raise EngineClosed("this stream belongs to the process that this one was forked from; load the model here")
