@@ -182,7 +182,9 @@ class Cells:
     def _fill_up_to(self, target: int, n_rows: int) -> bool:
         """Occupies cells that llama.cpp would take before `target`; False if there are none that can be."""
         start, size = self._start(n_rows), len(self._holders)
-        between = self._free_in(start, target) if start <= target else self._free_in(start, size) + self._free_in(0, target)
+        between = (
+            self._free_in(start, target) if start <= target else self._free_in(start, size) + self._free_in(0, target)
+        )
         n = min(between, self._context.n_ubatch)
         while n:
             cells = self._find(n)

@@ -117,7 +117,9 @@ class Packs:
         for pack in packs:
             check_model(pack, model)
         if len({p.manifest.steer.scope for p in packs}) > 1:
-            raise PackError("these packs have different scopes (what of a conversation they steer); use them one at a time")
+            raise PackError(
+                "these packs have different scopes (what of a conversation they steer); use them one at a time"
+            )
         check_names(packs)
         return cls(tuple(LoadedPack(p, p.engine(evaluator, providers)) for p in packs))
 

@@ -186,7 +186,9 @@ class Engine:
             packs = [pack if p.name == pack.manifest.name else p.pack for p in now.loaded]
             fresh = Packs.load(self._model, packs, self._evaluator, self._providers)
             self._state.packs = Packs(
-                tuple(LoadedPack(p.pack, p.evaluate, old.enabled) for p, old in zip(fresh.loaded, now.loaded, strict=True))
+                tuple(
+                    LoadedPack(p.pack, p.evaluate, old.enabled) for p, old in zip(fresh.loaded, now.loaded, strict=True)
+                )
             )
 
     def set_packs(self, packs: Sequence[Pack]) -> None:

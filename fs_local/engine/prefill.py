@@ -146,7 +146,9 @@ class Prefill:
         if self.first_steered is None or self.first_steered >= self._stop:
             return {}
         first = max(self.first_steered - self._first, 0)
-        return rows_of(self._additions, first, self._stop - self._first - first, self._context.model.n_layer, self._in_last)
+        return rows_of(
+            self._additions, first, self._stop - self._first - first, self._context.model.n_layer, self._in_last
+        )
 
     # --- in the middle of a decode
 

@@ -54,7 +54,9 @@ class PrefixCache:
         """
         best = (-1, 0)
         for seq, held in [*self._idle.items(), *at_work]:
-            shared = next((i for i, (a, b) in enumerate(zip(held, tokens, strict=False)) if a != b), min(len(held), len(tokens)))
+            shared = next(
+                (i for i, (a, b) in enumerate(zip(held, tokens, strict=False)) if a != b), min(len(held), len(tokens))
+            )
             n = self._usable(seq, tokens, min(shared, most, self._cells.length(seq)), exact)
             if n > best[1]:
                 best = (seq, n)
@@ -64,7 +66,9 @@ class PrefixCache:
 
     def _usable(self, seq: int, tokens: Sequence[int], n: int, exact: bool) -> int:
         kinds, size = self._cells.kinds(seq), self._cells.part_size
-        wanted = bytearray().join(bytes([kind_of(stop - first)]) * (stop - first) for first, stop in parts_of(len(tokens), size))
+        wanted = bytearray().join(
+            bytes([kind_of(stop - first)]) * (stop - first) for first, stop in parts_of(len(tokens), size)
+        )
         alike = next((i for i in range(n) if kinds[i] != wanted[i]), n)
         if not exact and SINGLE in kinds[alike:n]:  # a conversation goes on
             return n

@@ -78,7 +78,9 @@ class Sequence:
         self._decisions = self.mailbox.decisions = decisions
         self.additions = added_by_layer(decisions)
         if not all(np.isfinite(v).all() for v in self.additions.values()):
-            raise FitError("what steers this query is not finite (NaN or infinite); use a smaller strength, or another pack")
+            raise FitError(
+                "what steers this query is not finite (NaN or infinite); use a smaller strength, or another pack"
+            )
         self.first_steered = steered_from(decisions, self.request.prompt)
 
     def begin(self) -> None:
@@ -110,7 +112,9 @@ class Sequence:
             masked(context.logits_in_place(output), request.mask(self.tokens[n_prompt:]))
         token = self._sampler.sample(context, output)
         if not context.has_finite_logit(token, output):
-            raise NotFinite("the model's answer is no longer made of numbers (NaN); the steering may be too strong, or the file damaged")
+            raise NotFinite(
+                "the model's answer is no longer made of numbers (NaN); the steering may be too strong, or the file damaged"
+            )
         spoken = vocabulary.spoken(token)
         if spoken is None:
             self.finish("stop", self._text.flush())

@@ -92,7 +92,11 @@ class Worker:
 
     def close(self, error: BaseException) -> None:
         """Ends all streams with an error, and frees everything."""
-        for work in [*self._decoding, *([self._prefilling] if self._prefilling else []), *(w for _, w in self._waiting)]:
+        for work in [
+            *self._decoding,
+            *([self._prefilling] if self._prefilling else []),
+            *(w for _, w in self._waiting),
+        ]:
             work.mailbox.put(error)
             work.close()
         self._decoding, self._prefilling, self._waiting = [], None, []

@@ -9,8 +9,8 @@ from typing import Any, TypeVar
 
 from starlette.requests import Request as HttpRequest
 
-from fs_local.errors import FsLocalError
-from fs_local.server.errors import ApiError
+from fs_local.errors import ContextFullError, EngineClosed, FsLocalError
+from fs_local.server.errors import ApiError, of_library
 from fs_local.server.shape import Piece, Stream
 
 T = TypeVar("T")
@@ -39,37 +39,21 @@ class Answer:
 
     @property
     def end(self) -> Piece:
-        """The last piece. Raises ApiError: 503, where the answer was cancelled by the server."""
-        if self.last is None or self.last.finish_reason in (None, "cancelled"):
-            raise cancelled()
+        """The last piece."""
+        assert self.last is not None
         return self.last
-
-
-def cancelled() -> ApiError:
-    """What is said in place of the rest of an answer that the server ended."""
-    return ApiError(503, "the server is shutting down, and ended this answer", code="cancelled")
-
-
-def failed(error: FsLocalError) -> ApiError:
-    """What is said in place of the rest of an answer that went wrong in the engine."""
-    return ApiError(500, str(error), code="answer_failed")
 
 
 async def whole(streams: Sequence[Stream]) -> list[Answer]:
     """All answers, to their ends, which are evaluated side by side.
 
     Raises:
-        ApiError: 503, cancelled by the server; 500, the engine failed.
+        ApiError: 503, the server is stopping; 400, the context is too small; 500, the engine failed.
     """
     answers = [Answer() for _ in streams]
-    try:
-        for answer, stream in zip(answers, streams, strict=True):
-            async for piece in stream:
-                answer.add(piece)
-    except FsLocalError as error:
-        raise failed(error) from error
-    for answer in answers:
-        _ = answer.end
+    for answer, stream in zip(answers, streams, strict=True):
+        async for piece in _one(stream):
+            answer.add(piece)
     return answers
 
 
@@ -112,11 +96,13 @@ async def pieces(streams: Sequence[Stream]) -> AsyncIterator[tuple[int, Piece]]:
 async def _one(stream: Stream) -> AsyncIterator[Piece]:
     try:
         async for piece in stream:
-            if piece.finish_reason == "cancelled":
-                raise cancelled()
             yield piece
+    except EngineClosed as error:
+        raise ApiError(503, "the server is shutting down, and ended this answer", code="cancelled") from error
+    except ContextFullError as error:
+        raise of_library(error) from error
     except FsLocalError as error:
-        raise failed(error) from error
+        raise ApiError(500, str(error), code="answer_failed") from error
 
 
 async def unless_gone(http: HttpRequest, work: Coroutine[Any, Any, T]) -> T:

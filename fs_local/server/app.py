@@ -72,7 +72,6 @@ def create_app(backend: Backend, settings: ServerSettings) -> FastAPI:
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _problem)
     app.add_exception_handler(FsLocalError, _refused)
-    app.add_exception_handler(Exception, _broken)
     app.add_middleware(Bodies)  # the last one added sees a request first
     app.add_middleware(Guard, settings=settings)
     app.add_middleware(Watched, metrics=app.state.metrics)
@@ -121,9 +120,3 @@ async def _problem(request: Request, error: Exception) -> Response:
 async def _refused(request: Request, error: Exception) -> Response:
     assert isinstance(error, FsLocalError)
     return error_response(request.url.path, of_library(error))
-
-
-async def _broken(request: Request, error: Exception) -> Response:
-    """Our own mistake; what it was is in the log, and not for strangers."""
-    text = f"something went wrong here; the log says more under the id {request.state.watch.id}"
-    return error_response(request.url.path, ApiError(500, text))

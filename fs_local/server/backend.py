@@ -261,22 +261,27 @@ class Backend:
         engine, self._engine = self._engine, None
         self._once.clear()
         if engine is not None:
-            await run_sync(engine.close)
+            await run_sync(_free, engine)
 
     async def drain(self, seconds: float) -> None:
-        """Lets answers under way end, for this long; cancels the rest. No new ones are taken."""
+        """Lets answers under way end, for this long; ends the rest with an error. No new ones are taken."""
         self.stopping = True
         with anyio.move_on_after(seconds):
             while self._streams:
                 await anyio.sleep(0.02)
-        for stream in list(self._streams):
-            stream.close()
+        if self._streams and self._engine is not None:
+            await run_sync(self._engine.close)
 
     async def close(self) -> None:
         """Frees the engine."""
         self.stopping = True
         async with self._changing:
             await self._unload()
+
+
+def _free(engine: EngineLike) -> None:
+    engine.close()
+    engine.model.close()
 
 
 def metadata(engine: EngineLike) -> Mapping[str, Any]:

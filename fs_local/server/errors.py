@@ -9,7 +9,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 
-from fs_local.errors import ContextFullError, FsLocalError
+from fs_local.errors import ContextFullError, EngineClosed, EngineFull, FsLocalError
 
 _KINDS = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
 _LONGEST = 400
@@ -72,6 +72,8 @@ def of_validation(error: RequestValidationError) -> ApiError:
     if first["type"] == "extra_forbidden":
         text = f"unknown field {field!r}; this server ignores nothing in silence, so leave it out"
         return ApiError(400, text, param=field, code="unknown_parameter")
+    if not field and first["type"] == "missing":
+        return ApiError(400, "the body is missing", code="invalid_json")
     if first["type"] == "missing":
         return ApiError(400, f"the field {field!r} is missing", param=field, code="missing_required_parameter")
     said = str(first["msg"]).removeprefix("Value error, ")
@@ -85,10 +87,10 @@ def _is_branch(place: int | str) -> bool:
 
 def of_library(error: FsLocalError) -> ApiError:
     """What the library refused. Messages with paths in them don't come this way: whoever opens a file says so in its own words."""
-    from fs_local.engine import EngineFull
-
     if isinstance(error, EngineFull):
         return busy("too many requests are waiting already; try again in a moment")
+    if isinstance(error, EngineClosed):
+        return busy("the model is not loaded; try again in a moment")
     if isinstance(error, ContextFullError):
         return ApiError(400, str(error), param="messages", code="context_length_exceeded")
     return ApiError(400, str(error))

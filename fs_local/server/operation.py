@@ -6,6 +6,7 @@ import json
 import logging
 import re
 import time
+import traceback
 import uuid
 from collections.abc import Sequence
 from typing import Any
@@ -17,7 +18,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from fs_local.server.errors import ApiError
+from fs_local.server.errors import ApiError, error_response
 from fs_local.server.shape import Piece
 
 log = logging.getLogger("fs_local.server")
@@ -147,6 +148,12 @@ class Watched:
 
         try:
             await self._app(scope, receive, watched)
+        except Exception as error:  # our own mistake: where it was is for the log, and nothing of it for strangers
+            where = [f"{frame.name}:{frame.lineno}" for frame in traceback.extract_tb(error.__traceback__)[-8:]]
+            log.error(json.dumps({"id": watch.id, "error": type(error).__name__, "where": where}))
+            if status == 499:
+                text = f"something went wrong here; the log says more under the id {watch.id}"
+                await error_response(scope["path"], ApiError(500, text))(scope, receive, watched)
         finally:
             route = getattr(scope.get("route"), "path", None) or "other"
             watch.ended(scope["method"], route, status if whole else 499)

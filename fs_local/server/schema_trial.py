@@ -26,8 +26,15 @@ def compile_schema(tokenizer: Any, schema: str) -> llguidance.LLMatcher:
     if not matcher.is_error():
         matcher.compute_bitmask()
     if matcher.is_error():
-        raise ValueError(matcher.get_error().strip().splitlines()[0])
+        raise ValueError(_why(matcher.get_error()))
     return matcher
+
+
+def _why(said: str) -> str:
+    """llguidance's reason, in words."""
+    if said.startswith("NoExtension"):
+        return "no JSON at all follows it"
+    return said.strip().splitlines()[0]
 
 
 class _Bytes:

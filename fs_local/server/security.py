@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hmac
 import ipaddress
+import re
 from collections.abc import MutableMapping
 from typing import Any
 
@@ -16,6 +17,7 @@ from fs_local.server.settings import ServerSettings, is_address
 
 _LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 _ALLOWED_HEADERS = "Authorization, Content-Type, X-Api-Key, X-Request-Id, X-Steering"
+_HOST = re.compile(r"(?:\[(?P<address>[0-9a-f:.]+)\]|(?P<name>[a-z0-9._-]+))(?::[0-9]{1,5})?")
 _EVERYWHERE = {b"x-content-type-options": b"nosniff", b"referrer-policy": b"no-referrer"}
 
 
@@ -97,13 +99,11 @@ class Guard:
 
 
 def host_name(host: str) -> str:
-    """The name in a Host header, without its port, in lower case."""
-    host = host.strip().lower()
-    if host.startswith("["):
-        name, _, _ = host[1:].partition("]")
-    else:
-        name, _, _ = host.partition(":")
-    name = name.rstrip(".")
+    """The name in a Host header, without its port, in lower case; empty where it is not well-formed."""
+    found = _HOST.fullmatch(host.strip().lower())
+    if found is None:
+        return ""
+    name = (found["address"] or found["name"]).rstrip(".")
     return str(ipaddress.ip_address(name)) if is_address(name) else name
 
 

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from anyio.to_thread import run_sync
 from fastapi import APIRouter
 from fastapi import Request as HttpRequest
 from starlette.responses import JSONResponse
 
-from fs_local.errors import FsLocalError
-from fs_local.server.answers import unless_gone
+from fs_local.engine import Request
+from fs_local.server.answers import unless_gone, whole
 from fs_local.server.backend import Backend
-from fs_local.server.errors import ApiError, of_library
+from fs_local.server.errors import ApiError
 from fs_local.server.operation import Watch
 from fs_local.server.prompts import chat_prompt
 from fs_local.server.requests import StrictRoute, backend_of, watch_of
@@ -20,6 +19,7 @@ from fs_local.server.schemas_steering import DecisionShown
 from fs_local.server.steering import Asked, asked_steering, shown_decisions
 
 router = APIRouter(route_class=StrictRoute)
+_AT_ONCE = 8  # of the engine's queue; others want to be answered too
 
 
 @router.post("/v1/steering/decide", response_model=DecideResponse)
@@ -41,15 +41,16 @@ async def decide(body: DecideRequest, http: HttpRequest) -> JSONResponse:
 async def _decide(
     backend: Backend, watch: Watch, asked: Asked, conversations: list[list[ChatMessage]]
 ) -> list[DecisionsOfQuery]:
-    found = []
+    found: list[DecisionsOfQuery] = []
     async with backend.using() as engine:
-        for index, messages in enumerate(conversations):
-            prompt = await chat_prompt(engine, messages)
-            try:
-                decisions = list(await run_sync(engine.decide, prompt, asked.steer))
-            except FsLocalError as error:
-                raise of_library(error) from error
-            watch.decided(decisions)
-            shown = [DecisionShown(**d) for d in shown_decisions(backend, decisions, asked.explain)]
-            found.append(DecisionsOfQuery(index=index, applied=any(d.open for d in shown), decisions=shown))
+        requests = [
+            Request(await chat_prompt(engine, messages), max_tokens=0, steer=asked.steer) for messages in conversations
+        ]
+        for first in range(0, len(requests), _AT_ONCE):
+            async with backend.answering(engine, requests[first : first + _AT_ONCE]) as streams:
+                answers = await whole(streams)
+            for answer in answers:
+                watch.decided(answer.end.decisions)
+                shown = [DecisionShown(**d) for d in shown_decisions(backend, answer.end.decisions, asked.explain)]
+                found.append(DecisionsOfQuery(index=len(found), applied=any(d.open for d in shown), decisions=shown))
     return found

@@ -31,6 +31,8 @@ def served(tmp_path: Path) -> Iterator[Served]:
     backend, engines = fake_backend(tmp_path, list(packs.values()))
     with serving(backend) as server, client(server) as http:
         yield Served(http, server, backend, engines[0], packs)
-        still_works = http.post("/v1/chat/completions", json={"model": "fake", "messages": [{"role": "user", "content": "a"}]})
+        still_works = http.post(
+            "/v1/chat/completions", json={"model": "fake", "messages": [{"role": "user", "content": "a"}]}
+        )
         assert still_works.status_code == 200
         assert not engines[0].running, "an answer was left behind"

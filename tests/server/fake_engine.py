@@ -10,7 +10,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from fs_local.engine import EngineFull, Prompt, Request, Steer
+from fs_local.engine import EngineClosed, EngineFull, Prompt, Request, Steer
 
 
 @dataclass
@@ -49,13 +49,19 @@ class FakeModel:
     n_layer, width, n_vocab, n_ctx_train = 4, 8, 257, 4096
     template = SimpleNamespace(source="{{ messages }}")
     end_tokens = (256,)
-    bos = None
+    bos = -1
+
+    def metadata(self, key: str) -> str | None:
+        return None
 
     def tokenize(self, text: str, *, special: bool = True, add_bos: bool = False) -> list[int]:
         return list(text.encode())
 
     def piece(self, token: int) -> bytes:
         return bytes([token]) if token < 256 else b""
+
+    def close(self) -> None:
+        pass
 
     def text(self, tokens: Sequence[int]) -> str:
         return b"".join(self.piece(t) for t in tokens).decode("utf-8", "replace")
@@ -70,12 +76,15 @@ class FakeStream:
     async def __aiter__(self) -> AsyncIterator[FakePiece]:
         request = self._request
         words = bytes(request.prompt.tokens).decode("utf-8", "replace").split() or ["nothing"]
-        limit = min(len(words), request.max_tokens or len(words))
+        if request.max_tokens == 0:
+            yield FakePiece("", "stop", self._decisions, len(request.prompt.tokens), 0)
+        limit = 0 if request.max_tokens == 0 else min(len(words), request.max_tokens or len(words))
         for i in range(limit):
             if self._engine.delay:
                 await asyncio.sleep(self._engine.delay)
+            if self._engine.closed:
+                raise EngineClosed("closed")
             if self.closed:
-                yield FakePiece("", "cancelled", self._decisions, len(request.prompt.tokens), i)
                 return
             end = None if i < limit - 1 else "stop" if limit == len(words) else "length"
             yield FakePiece((" " if i else "") + words[i], end, self._decisions, len(request.prompt.tokens), i + 1)

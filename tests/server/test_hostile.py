@@ -46,13 +46,13 @@ def with_value(text: str) -> str:
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (b"", "not JSON"),
+        (b"", "body is missing"),
         (b"{", "not JSON"),
         (b"\xff\xfe{}", "not UTF-8"),
         (b"[" * 10_000 + b"]" * 10_000, "nested"),
         (b'{"a":' * 10_000 + b"1" + b"}" * 10_000, "nested"),
         (b"[" * 1_000_000, "nested"),
-        (b"[" * 65 + b"]" * 65, "nested"),
+        (b"[" * 66 + b"]" * 66, "nested"),
         (with_value("NaN"), "NaN"),
         (with_value("Infinity"), "Infinity"),
         (with_value("-Infinity"), "-Infinity"),
@@ -91,7 +91,9 @@ def test_a_body_of_100_megabytes(served: Served) -> None:
 def test_100_000_messages(served: Served) -> None:
     messages = [{"role": "user", "content": "a"}] * 60_000
     sentence(served.http.post("/v1/chat/completions", json={"model": "fake", "messages": messages}), 400)
-    assert "8 MiB" in sentence(served.http.post("/v1/chat/completions", json={"model": "fake", "messages": messages * 8}), 413)
+    assert "8 MiB" in sentence(
+        served.http.post("/v1/chat/completions", json={"model": "fake", "messages": messages * 8}), 413
+    )
 
 
 @pytest.mark.parametrize(
@@ -116,7 +118,10 @@ def test_100_000_messages(served: Served) -> None:
     ],
 )
 def test_numbers_and_lists_beyond_reason(served: Served, more: dict[str, Any]) -> None:
-    sentence(served.http.post("/v1/chat/completions", json={**chat(), **more}), 404 if "model" in more and "/" in more["model"] else 400)
+    sentence(
+        served.http.post("/v1/chat/completions", json={**chat(), **more}),
+        404 if "model" in more and "/" in more["model"] else 400,
+    )
 
 
 def test_a_prompt_longer_than_the_context_says_so(served: Served) -> None:
@@ -137,8 +142,8 @@ def nested(depth: int) -> str:
         (nested(60_000), 400),
         (nested(40), 400),
         (nested(10), 200),
-        ('{"$ref": "#"}', 200),
-        ('{"$defs": {"a": {"$ref": "#/$defs/b"}, "b": {"$ref": "#/$defs/a"}}, "$ref": "#/$defs/a"}', 200),
+        ('{"$ref": "#"}', 400),
+        ('{"$defs": {"a": {"$ref": "#/$defs/b"}, "b": {"$ref": "#/$defs/a"}}, "$ref": "#/$defs/a"}', 400),
         ('{"$ref": "#/nowhere"}', 400),
         ('{"$ref": "https://evil.example/schema"}', 400),
         ('{"type": "string", "pattern": "((((a{1,100}){1,100}){1,100}){1,100})"}', None),
@@ -147,8 +152,8 @@ def nested(depth: int) -> str:
         ('{"type": "string", "maxLength": 1000000000}', None),
         ('{"type": "array", "minItems": 100000000}', None),
         ('{"type": "nonsense"}', 400),
-        ('{"enum": ["%s"]}' % ("x" * 100_000), 400),
-        ('{"anyOf": [%s]}' % ",".join('{"const": %d}' % i for i in range(3000)), None),
+        (json.dumps({"enum": ["x" * 100_000]}), 400),
+        (json.dumps({"anyOf": [{"const": i} for i in range(3000)]}), None),
         ('{"multipleOf": 1e-300}', None),
         ("true", None),
         ("[]", 400),
@@ -228,7 +233,9 @@ def test_500_connections_and_slow_heads(tmp_path: Path, monkeypatch: pytest.Monk
 def test_a_slow_body(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bodies, "BODY_SECONDS", 0.3)
     with socket.create_connection(("127.0.0.1", int(served.server.address.rpartition(":")[2]))) as connection:
-        connection.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n{")
+        connection.sendall(
+            b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n{"
+        )
         connection.settimeout(5)
         assert b" 408 " in connection.recv(200)
 
@@ -322,7 +329,11 @@ def test_sigterm_ends_a_process_that_loads_or_serves(tmp_path: Path) -> None:
         "serve_forever(backend, ServerSettings(port=0), lambda a: print(a, flush=True))"
     )
     with subprocess.Popen(
-        [sys.executable, "-c", script, str(tmp_path)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2]
+        [sys.executable, "-c", script, str(tmp_path)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=Path(__file__).parents[2],
     ) as process:
         assert process.stdout is not None
         address = process.stdout.readline().strip()
@@ -357,5 +368,3 @@ def test_our_own_mistakes_show_nothing(served: Served, monkeypatch: pytest.Monke
         patch.setattr(served.engine, "submit", broken)
         text = sentence(served.http.post("/v1/chat/completions", json=chat()), 500)
         assert "secret" not in text
-
-

@@ -107,9 +107,19 @@ def test_what_is_not_obeyed_is_refused_by_name(served: Served, more: dict[str, A
 
 
 def test_what_changes_nothing_may_be_given(served: Served) -> None:
-    harmless = {"user": "u", "metadata": {"a": "b"}, "store": False, "service_tier": "auto", "tools": None, "seed": None}
+    harmless = {
+        "user": "u",
+        "metadata": {"a": "b"},
+        "store": False,
+        "service_tier": "auto",
+        "tools": None,
+        "seed": None,
+    }
     message = {"role": "assistant", "content": "x", "refusal": None, "tool_calls": None, "annotations": []}
-    body = {**chat(**harmless), "messages": [{"role": "user", "content": "q"}, message, {"role": "user", "content": "r"}]}
+    body = {
+        **chat(**harmless),
+        "messages": [{"role": "user", "content": "q"}, message, {"role": "user", "content": "r"}],
+    }
     assert served.http.post("/v1/chat/completions", json=body).status_code == 200
 
 

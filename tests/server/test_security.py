@@ -63,7 +63,16 @@ def test_every_route_is_in_the_list(locked: Server) -> None:
 
 
 @pytest.mark.parametrize(("method", "path"), ROUTES)
-@pytest.mark.parametrize("shown", [{}, bearer("wrong-key"), bearer(""), {"Authorization": "Basic dXNlcjp4"}, {"X-Api-Key": USER[:-1]}])
+@pytest.mark.parametrize(
+    "shown",
+    [
+        {},
+        bearer("wrong-key"),
+        {"Authorization": "Bearer"},
+        {"Authorization": "Basic dXNlcjp4"},
+        {"X-Api-Key": USER[:-1]},
+    ],
+)
 def test_no_route_answers_without_the_key(locked: Server, method: str, path: str, shown: dict[str, str]) -> None:
     with client(locked, **shown) as http:
         answer = http.request(method, path, json={} if method != "GET" else None)
@@ -94,7 +103,18 @@ def test_without_an_admin_key_users_change_nothing(tmp_path: Path) -> None:
         assert http.patch("/v1/steering/packs/refusal", json={"strength": 1}).status_code == 403
 
 
-@pytest.mark.parametrize("host", ["evil.example", "evil.example:8080", "localhost.evil.example", "127.0.0.2", "[::2]:80", "", "localhost:80@evil.example"])
+@pytest.mark.parametrize(
+    "host",
+    [
+        "evil.example",
+        "evil.example:8080",
+        "localhost.evil.example",
+        "127.0.0.2",
+        "[::2]:80",
+        "",
+        "localhost:80@evil.example",
+    ],
+)
 def test_a_foreign_host_is_refused(served: Served, host: str) -> None:
     answer = served.http.get("/v1/models", headers={"Host": host})
     assert answer.status_code == 403
@@ -130,7 +150,9 @@ def test_a_foreign_page_is_refused(locked: Server, origin: str) -> None:
 def test_an_allowed_page_and_its_own(locked: Server) -> None:
     with client(locked, **bearer(USER)) as http:
         good = {"Origin": "https://good.example"}
-        asked = http.options("/v1/models", headers={**good, "Access-Control-Request-Method": "POST", "Authorization": ""})
+        asked = http.options(
+            "/v1/models", headers={**good, "Access-Control-Request-Method": "POST", "Authorization": ""}
+        )
         assert asked.status_code == 204
         assert asked.headers["access-control-allow-origin"] == "https://good.example"
         answer = http.post("/v1/chat/completions", json=chat(), headers=good)
@@ -140,7 +162,17 @@ def test_an_allowed_page_and_its_own(locked: Server) -> None:
         assert "access-control-allow-origin" not in own.headers
 
 
-@pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data", "", "application/json; charset=latin1", "application/jsonp"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "text/plain",
+        "application/x-www-form-urlencoded",
+        "multipart/form-data",
+        "",
+        "application/json; charset=latin1",
+        "application/jsonp",
+    ],
+)
 @pytest.mark.parametrize("path", ["/v1/chat/completions", "/api/chat", "/v1/steering/packs/refusal/reload"])
 def test_a_post_that_a_page_could_send_unasked_is_refused(served: Served, kind: str, path: str) -> None:
     answer = served.http.post(path, content=b"{}", headers={"Content-Type": kind})
@@ -154,7 +186,9 @@ def test_compressed_bodies_are_refused(served: Served) -> None:
 
 def test_two_hosts_are_refused(served: Served) -> None:
     with socket.create_connection(("127.0.0.1", int(served.server.address.rpartition(":")[2]))) as connection:
-        connection.sendall(b"GET /v1/models HTTP/1.1\r\nHost: localhost\r\nHost: evil.example\r\nConnection: close\r\n\r\n")
+        connection.sendall(
+            b"GET /v1/models HTTP/1.1\r\nHost: localhost\r\nHost: evil.example\r\nConnection: close\r\n\r\n"
+        )
         assert b" 400 " in connection.recv(200)
 
 
@@ -174,7 +208,13 @@ def test_settings_that_are_not_safe_are_refused() -> None:
 
 
 def test_the_name_in_a_host_header() -> None:
-    assert [host_name(h) for h in ("A.b:1", "[::1]:2", "127.0.0.1", "x.", "[0:0::1]")] == ["a.b", "::1", "127.0.0.1", "x", "::1"]
+    assert [host_name(h) for h in ("A.b:1", "[::1]:2", "127.0.0.1", "x.", "[0:0::1]")] == [
+        "a.b",
+        "::1",
+        "127.0.0.1",
+        "x",
+        "::1",
+    ]
 
 
 def test_no_path_of_this_machine_leaves(served: Served, tmp_path: Path) -> None:

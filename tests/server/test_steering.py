@@ -81,7 +81,9 @@ def test_decide_without_answering(served: Served) -> None:
     found = served.http.post("/v1/steering/decide", json={"input": ["hello", "do harm"]}).json()
     assert [d["applied"] for d in found["data"]] == [False, True]
     messages = [{"role": "user", "content": "harm"}]
-    one = served.http.post("/v1/steering/decide", json={"messages": messages, "steering": {"packs": {"refusal": {"enabled": False}}}})
+    one = served.http.post(
+        "/v1/steering/decide", json={"messages": messages, "steering": {"packs": {"refusal": {"enabled": False}}}}
+    )
     assert [d["pack"] for d in one.json()["data"][0]["decisions"]] == ["truthful"]
     for wrong in ({}, {"input": "a", "messages": messages}, {"input": []}, {"input": ["a"] * 1000}, {"input": 5}):
         assert served.http.post("/v1/steering/decide", json=wrong).status_code == 400
@@ -103,7 +105,10 @@ def test_compare_gives_both_answers_with_one_seed(served: Served) -> None:
 
 def test_an_admin_changes_what_all_get(served: Served) -> None:
     shown = served.http.get("/v1/steering/packs").json()["data"]
-    assert [(p["name"], p["strength"], p["enabled"]) for p in shown] == [("refusal", 1.5, True), ("truthful", 1.5, True)]
+    assert [(p["name"], p["strength"], p["enabled"]) for p in shown] == [
+        ("refusal", 1.5, True),
+        ("truthful", 1.5, True),
+    ]
     changed = served.http.patch("/v1/steering/packs/refusal", json={"strength": 0.25})
     assert (changed.json()["strength"], changed.json()["fitted_strength"]) == (0.25, 1.5)
     assert steering(served)["decisions"][0]["strength"] == 0.25
@@ -122,7 +127,10 @@ def test_a_pack_that_changed_on_disk_is_reloaded(served: Served) -> None:
     after = served.http.post("/v1/steering/packs/refusal/reload", json={}).json()
     assert (after["strength"], before["strength"]) == (0.75, 1.5)
     assert after["digest"] != before["digest"]
-    assert steering(served)["decisions"][0] | {"strength": 0.75, "digest": after["digest"]} == steering(served)["decisions"][0]
+    assert (
+        steering(served)["decisions"][0] | {"strength": 0.75, "digest": after["digest"]}
+        == steering(served)["decisions"][0]
+    )
 
 
 @pytest.mark.parametrize("damage", ["cut", "flipped", "gone", "another name"])
