@@ -1,4 +1,4 @@
-"""A server without a model, for what is about HTTP alone."""
+"""Two servers: one without a model, for what is about HTTP alone, and one with smollm2."""
 
 from __future__ import annotations
 
@@ -9,9 +9,13 @@ from typing import NamedTuple
 import httpx
 import pytest
 
+from fs_local.engine import Engine
+from fs_local.model_files import resolve_model
+from fs_local.runtime.model import Model
 from fs_local.server.backend import Backend
 from fs_local.server.run import Server
 from tests.server.fake_engine import FakeEngine, pack_file
+from tests.server.real import real_server, write_packs
 from tests.server.serving import client, fake_backend, serving
 
 
@@ -36,3 +40,29 @@ def served(tmp_path: Path) -> Iterator[Served]:
         )
         assert still_works.status_code == 200
         assert not engines[0].running, "an answer was left behind"
+
+
+class Real(NamedTuple):
+    """A server with a real engine, and packs whose gates are open, half open and shut."""
+
+    http: httpx.Client
+    server: Server
+    backend: Backend
+
+    @property
+    def engine(self) -> Engine:
+        engine = self.backend.loaded_engine
+        assert isinstance(engine, Engine)
+        return engine
+
+
+@pytest.fixture(scope="session")
+def real_packs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    with Model.load(resolve_model("smollm2")) as model:
+        return write_packs(model, tmp_path_factory.mktemp("packs"))
+
+
+@pytest.fixture(scope="module")
+def real(real_packs: list[Path]) -> Iterator[Real]:
+    with real_server(real_packs) as (server, backend), client(server) as http:
+        yield Real(http, server, backend)

@@ -52,4 +52,4 @@ def chat(text: str = "hello there", **more: object) -> dict[str, object]:
 
 
 def client(server: Server, **headers: str) -> httpx.Client:
-    return httpx.Client(base_url=server.address, headers=headers, timeout=30)
+    return httpx.Client(base_url=server.address, headers=headers, timeout=120)
