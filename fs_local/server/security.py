@@ -136,8 +136,15 @@ def _unknown_key(what: str) -> ApiError:
 
 
 def _check_content_type(scope: Scope, headers: Headers) -> None:
-    """Every POST says that it is JSON, even with nothing in it: a foreign page can't send that without asking first."""
+    """Every POST says that it is JSON, even with nothing in it: a foreign page can't send that without asking first.
+
+    Some of Ollama's clients say nothing at all, which is taken from them where nothing shows a browser.
+    """
     if scope["method"] in ("GET", "HEAD", "OPTIONS"):
+        return
+    from_browser = "origin" in headers or any(name.startswith("sec-fetch-") for name in headers)
+    if "content-type" not in headers and scope["path"].startswith("/api/") and not from_browser:
+        scope["headers"] = [*scope["headers"], (b"content-type", b"application/json")]
         return
     kind, _, rest = headers.get("content-type", "").partition(";")
     charset = rest.strip().lower().replace('"', "")

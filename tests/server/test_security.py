@@ -179,6 +179,20 @@ def test_a_post_that_a_page_could_send_unasked_is_refused(served: Served, kind: 
     assert answer.status_code == 415
 
 
+def test_an_ollama_client_may_leave_it_out_and_a_browser_may_not(served: Served) -> None:
+    body = b'{"model": "fake", "messages": [{"role": "user", "content": "a"}]}'
+
+    def post(path: str, **headers: str) -> int:
+        request = served.http.build_request("POST", path, content=body, headers=headers)
+        assert "content-type" not in request.headers
+        return served.http.send(request).status_code
+
+    assert post("/api/chat") == 200
+    assert post("/v1/chat/completions") == 415
+    assert post("/api/chat", **{"Sec-Fetch-Site": "cross-site"}) == 415
+    assert post("/api/chat", Origin=served.server.address) == 415
+
+
 def test_compressed_bodies_are_refused(served: Served) -> None:
     headers = {"Content-Type": "application/json", "Content-Encoding": "gzip"}
     assert served.http.post("/v1/chat/completions", content=b"x", headers=headers).status_code == 415
