@@ -1,4 +1,4 @@
-"""Real models for all tests: smollm2 from its package, and tiny ones that are written here."""
+"""Real models for all tests: a tiny one of random weights for what has to work, SmolLM2 for what has to be exact or good."""
 
 from __future__ import annotations
 
@@ -9,14 +9,16 @@ from pathlib import Path
 
 import pytest
 
-from fs_local.demo import demo_examples
+from fs_local.demo import DATA, demo_examples
+from fs_local.examples import read_queries
 from fs_local.fitting import Examples, FitOptions, fit
 from fs_local.model_files import resolve_model
 from fs_local.pack.file import Pack
 from fs_local.runtime.context import Context
-from fs_local.runtime.kernel_probe import write_tiny_model
 from fs_local.runtime.model import Model
 from fs_local.runtime.node_filter import native_address
+from tests.packs import telling_pack
+from tests.tiny_model import write_tiny_model
 
 FILTERS = [*(["native"] if shutil.which("cc") else []), "pure Python"]
 FETCHED = {"qwen2.5": "Qwen2.5-Coder-0.5B-Instruct.Q4_K_M.gguf", "gemma3": "gemma-3-270m.Q4_K_M.gguf"}
@@ -28,6 +30,14 @@ def fetched_model(name: str) -> Path:
     path = folder / FETCHED[name]
     assert path.exists(), f"put {path.name} into {folder}, or set GGUF_MODELS"
     return path
+
+
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests that want the fitted pack of SmolLM2 go to one of xdist's workers, so that it is fitted once."""
+    for item in items:
+        if "fitted" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.xdist_group("fitted"))
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -55,16 +65,40 @@ def node_filter(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch)
 
 
 @pytest.fixture
-def context(smollm2: Model) -> Iterator[Context]:
-    with Context(smollm2, n_ctx=2048, n_seq=2) as context:
+def context(tiny: Model) -> Iterator[Context]:
+    with Context(tiny, n_ctx=2048, n_seq=2) as context:
         yield context
 
 
 @pytest.fixture(scope="session")
 def tiny_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("tiny") / "tiny.gguf"
-    write_tiny_model(path, n_layer=4)
+    return write_tiny_model(tmp_path_factory.mktemp("tiny") / "tiny.gguf")
+
+
+@pytest.fixture(scope="session")
+def tiny(tiny_path: Path) -> Iterator[Model]:
+    with Model.load(tiny_path) as model:
+        yield model
+
+
+@pytest.fixture(scope="session")
+def tiny_pack(tiny: Model) -> Pack:
+    """A pack that opens for the shipped unseen IR queries, and not for the general ones."""
+    return telling_pack(tiny, *(read_queries(DATA / f"{name}.jsonl")[0] for name in ("unseen_ir", "unseen_general")))
+
+
+@pytest.fixture(scope="session")
+def tiny_pack_path(tiny_pack: Pack, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("packs") / "tiny.fspack"
+    tiny_pack.save(path)
     return path
+
+
+@pytest.fixture(scope="session")
+def tiny_fitted(tiny: Model, few_examples: Examples) -> Pack:
+    """What a fit makes of a model that no steering makes refuse."""
+    few = Examples(few_examples.pairs[:20], general=few_examples.general[:20])
+    return fit(tiny, few, FitOptions(name="fitted", layers=(3,), gate_layer=4, strength=1.3)).pack
 
 
 @pytest.fixture(scope="session")

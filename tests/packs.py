@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Sequence
+
 import numpy as np
 
+from fs_local.capture import capture, query_request
+from fs_local.examples import Query
 from fs_local.method.folded import Experts, Gate
 from fs_local.pack.file import Pack
 from fs_local.pack.manifest import (
@@ -135,3 +140,28 @@ def synthetic_pack(
     return describe(
         chosen, random_experts(width, seed=seed, size=size, layers=len(layers)), identity(model), layers=layers, gate_layers=gate_layers, strength=0.7, scope=scope, name=name
     )  # fmt: skip
+
+
+def telling_pack(
+    model: Model,
+    ir: Sequence[Query],
+    general: Sequence[Query],
+    *,
+    layer: int = 3,
+    gate_layer: int = 2,
+    name: str = "telling",
+) -> Pack:
+    """A pack whose gate is open for some queries of a model and closed for others, whatever they say."""
+    requests = [query_request(model, q) for q in (*ir, *general)]
+    states = capture(model, requests, [gate_layer]).at(gate_layer).astype(np.float64)
+    wanted = np.repeat([8.0, -8.0], [len(ir), len(general)])
+    coef, *_ = np.linalg.lstsq(np.column_stack([states, np.ones(len(states))]), wanted)
+    pack = synthetic_pack(model, "open", layer=layer, gate_layer=gate_layer, name=name)
+    return with_gate(pack, coef[:-1], float(coef[-1]))
+
+
+def with_gate(pack: Pack, coef: np.ndarray, intercept: float) -> Pack:
+    """The same behind a logistic gate of this direction (d,)."""
+    settings = pack.manifest.gate.model_copy(update={"intercept": intercept})
+    gate = dataclasses.replace(pack.gate, coef=coef.astype(np.float32), intercept=intercept)
+    return Pack.of(pack.manifest.model_copy(update={"gate": settings}), gate, pack.experts)

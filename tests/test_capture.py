@@ -26,58 +26,58 @@ def one_by_one(model: Model, tokens: list[int], layers: tuple[int, ...]) -> dict
     return seen
 
 
-def test_batches_give_the_states_of_single_prefills(smollm2: Model) -> None:
-    layers = (3, 12, 29)
+def test_batches_give_the_states_of_single_prefills(tiny: Model) -> None:
+    layers = (1, 3, 5)
     texts = ["Hi", "What is the tallest mountain on Earth?", "Write a long poem about the sea and the wind."]
     answers = [(), ("It is Mount Everest.", "I do not know, sorry."), ("Waves.",)]
-    requests = [query_request(smollm2, Query.of(t), a) for t, a in zip(texts, answers, strict=True)]
-    found = capture(smollm2, requests, layers)
-    assert found.queries.shape == (3, 3, 576)
+    requests = [query_request(tiny, Query.of(t), a) for t, a in zip(texts, answers, strict=True)]
+    found = capture(tiny, requests, layers)
+    assert found.queries.shape == (3, 3, 64)
     for i, r in enumerate(requests):
-        alone = one_by_one(smollm2, r.prompt, layers)
+        alone = one_by_one(tiny, r.prompt, layers)
         for at, layer in enumerate(layers):
             np.testing.assert_allclose(
-                found.queries[i, at], alone[layer][-1], rtol=0.02, atol=0.02 * np.abs(alone[layer][-1]).max()
+                found.queries[i, at], alone[layer][-1], rtol=0.003, atol=0.003 * np.abs(alone[layer][-1]).max()
             )
-        assert found.answers[i].shape == (len(r.answers), 3, 576)
+        assert found.answers[i].shape == (len(r.answers), 3, 64)
         for j, answer in enumerate(r.answers):
-            alone = one_by_one(smollm2, r.prompt + answer, layers)
+            alone = one_by_one(tiny, r.prompt + answer, layers)
             for at, layer in enumerate(layers):
                 mean = alone[layer][len(r.prompt) :].mean(axis=0)
                 cosine = mean @ found.answers[i][j, at] / np.linalg.norm(mean) / np.linalg.norm(found.answers[i][j, at])
-                assert cosine > 0.9995
+                assert cosine > 0.99999
 
 
-def test_requests_are_split_into_batches_without_a_difference(smollm2: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_requests_are_split_into_batches_without_a_difference(tiny: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     requests = [
-        query_request(smollm2, Query.of(f"Tell me about the number {i}."), ("No.", "Yes, of course.")) for i in range(9)
+        query_request(tiny, Query.of(f"Tell me about the number {i}."), ("No.", "Yes, of course.")) for i in range(9)
     ]
-    together = capture(smollm2, requests, [10])
+    together = capture(tiny, requests, [3])
     monkeypatch.setattr(capture_module, "MAX_SEQUENCES", 4)
     reported: list[tuple[int, int]] = []
-    apart = capture(smollm2, requests, [10], lambda done, total: reported.append((done, total)))
+    apart = capture(tiny, requests, [3], lambda done, total: reported.append((done, total)))
     assert reported == [(2, 9), (4, 9), (6, 9), (8, 9), (9, 9)]
-    np.testing.assert_allclose(apart.queries, together.queries, rtol=0.02, atol=0.02 * np.abs(together.queries).max())
+    np.testing.assert_allclose(apart.queries, together.queries, rtol=0.003, atol=0.003 * np.abs(together.queries).max())
 
 
-def test_a_prompt_longer_than_a_micro_batch(smollm2: Model) -> None:
-    found = capture(smollm2, [Request(list(range(100, 800)))], [2])
+def test_a_prompt_longer_than_a_micro_batch(tiny: Model) -> None:
+    found = capture(tiny, [Request([i % 200 + 3 for i in range(700)])], [2])
     assert np.isfinite(found.queries).all()
 
 
-def test_capture_is_deterministic(smollm2: Model) -> None:
-    requests = [query_request(smollm2, Query.of(t), ("a", "b")) for t in ("one", "two", "three")]
-    first, second = (capture(smollm2, requests, [5, 9]) for _ in range(2))
+def test_capture_is_deterministic(tiny: Model) -> None:
+    requests = [query_request(tiny, Query.of(t), ("a", "b")) for t in ("one", "two", "three")]
+    first, second = (capture(tiny, requests, [2, 4]) for _ in range(2))
     np.testing.assert_array_equal(first.queries, second.queries)
 
 
-def test_what_can_not_be_captured_says_so(smollm2: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_can_not_be_captured_says_so(tiny: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(DataError, match="empty"):
-        capture(smollm2, [], [5])
-    with pytest.raises(DataError, match="example 2 has 9000 tokens, more than the model's context of 8192"):
-        capture(smollm2, [Request([1, 2]), Request([5] * 9000)], [5])
+        capture(tiny, [], [5])
+    with pytest.raises(DataError, match="example 2 has 3000 tokens, more than the model's context of 2048"):
+        capture(tiny, [Request([1, 2]), Request([5] * 3000)], [5])
     with pytest.raises(ModelError, match="out of range"):
-        capture(smollm2, [Request([1, 2])], [30])
+        capture(tiny, [Request([1, 2])], [6])
     monkeypatch.setattr(LayerStates, "read", lambda self: np.full((self.n_rows, self.width), np.nan, np.float32))
     with pytest.raises(FitError, match="not finite"):
-        capture(smollm2, [Request([1, 2])], [5])
+        capture(tiny, [Request([1, 2])], [5])

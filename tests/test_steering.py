@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import dataclasses
 from collections.abc import Iterator
 from contextlib import nullcontext
 
@@ -18,9 +17,7 @@ from fs_local.runtime.library import llama
 from fs_local.runtime.model import Model
 from fs_local.steering import Steering, added_by_layer, check_model, has_control_vector_hook
 from tests.conftest import fetched_model
-from tests.packs import synthetic_pack
-
-pytestmark = pytest.mark.usefixtures("node_filter")
+from tests.packs import random_pack, synthetic_pack, with_gate
 
 SHORT = [
     "Hi", "How do I bake bread?", "What is the capital of France?", "Write a haiku about rain.", "Why is the sky blue?", "1+1=",
@@ -30,15 +27,15 @@ SHORT = [
     "Recommend a book about the sea.",
 ]  # fmt: skip
 LONG = [
-    "Repeat after me. " + "The quick brown fox jumps over the lazy dog, and then it rests. " * 6,
-    "count these words " * 40,
+    "Repeat after me. " + "The quick brown fox jumps over the lazy dog, and then it rests. " * 2,
+    "count these words " * 10,
 ]
 UBATCH = 64
 
 
 @pytest.fixture
-def context(smollm2: Model) -> Iterator[Context]:
-    with Context(smollm2, n_ctx=2048, n_ubatch=UBATCH, n_seq=2) as context:
+def context(tiny: Model) -> Iterator[Context]:
+    with Context(tiny, n_ctx=2048, n_ubatch=UBATCH, n_seq=2) as context:
         yield context
 
 
@@ -129,41 +126,44 @@ def assert_exact(
                     assert np.array_equal(ours, plain) == (gate == "closed")
 
 
-def test_single_pass_two_pass_and_stock_agree_bit_for_bit(smollm2: Model) -> None:
-    everything = prompts(smollm2)
+@pytest.mark.usefixtures("node_filter")
+def test_single_pass_two_pass_and_stock_agree_bit_for_bit(tiny: Model) -> None:
+    everything = prompts(tiny)
     assert min(len(t) for t in everything) < UBATCH
-    assert_exact(smollm2, [(10, 10)], everything)
+    assert_exact(tiny, [(3, 3)], everything)
     few = [everything[0], everything[7], everything[-1]]
-    assert_exact(smollm2, [(1, 0), (18, 5), (8, 22), (29, 3), ([10, 14], [4, 8]), ([6, 9, 20], [6, 12])], few)
+    assert_exact(tiny, [(1, 0), (4, 2), (2, 4), (5, 1), ([3, 4], [1, 2]), ([1, 2, 4], [1, 3])], few)
 
 
-def test_the_same_with_micro_batches_of_the_usual_size(smollm2: Model) -> None:
-    assert_exact(smollm2, [(10, 10)], [smollm2.tokenize("all work and no play " * 120)[:560]], n_ubatch=512)
+def test_the_same_on_a_quantized_model(smollm2: Model) -> None:
+    long = smollm2.tokenize("all work and no play " * 16)[: UBATCH + 2]
+    assert_exact(smollm2, [(10, 10), (8, 22)], [prompts(smollm2)[0], long])
+
+
+def test_the_same_with_micro_batches_of_the_usual_size(tiny: Model) -> None:
+    assert_exact(tiny, [(3, 3)], [tiny.tokenize("all work and no play " * 120)[:560]], n_ubatch=512)
 
 
 @pytest.mark.parametrize("looks", ["open", "closed"])
-def test_a_wrong_guess_at_the_first_part_changes_nothing(context: Context, smollm2: Model, looks: str) -> None:
+def test_a_wrong_guess_at_the_first_part_changes_nothing(context: Context, tiny: Model, looks: str) -> None:
     """A gate that is one thing at the end of the first micro-batch, and the other at the end of the prompt."""
-    tokens, ends = prompts(smollm2)[-1], []
+    tokens, ends = prompts(tiny)[-1], []
 
     def read(states: LayerStates) -> bool:
         ends.append(states.last())
         return True
 
-    with context.hooked([10], read):
+    with context.hooked([3], read):
         for first in range(0, len(tokens), UBATCH):
             context.decode(tokens[first : first + UBATCH], start=first)
     first_end, last = (ends[0], ends[-1]) if looks == "open" else (ends[-1], ends[0])
     apart = (first_end - last).astype(np.float64)
     coef = 16 * apart / (apart @ apart)  # logits of 8 and -8
     middle = coef @ (first_end + last) / 2
-    pack = synthetic_pack(smollm2, "open", layer=10, gate_layer=10)
-    settings = pack.manifest.gate.model_copy(update={"intercept": float(-middle)})
-    gate = dataclasses.replace(pack.gate, coef=coef.astype(np.float32), intercept=float(-middle))
-    pack = Pack.of(pack.manifest.model_copy(update={"gate": settings}), gate, pack.experts)
-    ours = steered_logits(context, Steering(smollm2, [pack]), tokens, 3)
+    pack = with_gate(synthetic_pack(tiny, "open", layer=3, gate_layer=3), coef, float(-middle))
+    ours = steered_logits(context, Steering(tiny, [pack]), tokens, 3)
     np.testing.assert_array_equal(ours, reference_logits(context, pack, tokens, 3))
-    assert np.array_equal(ours, stock_logits(smollm2, tokens, 3)) == (looks == "open")
+    assert np.array_equal(ours, stock_logits(tiny, tokens, 3)) == (looks == "open")
 
 
 @pytest.mark.slow
@@ -176,13 +176,14 @@ def test_the_same_on_other_architectures(name: str) -> None:
         assert_exact(model, [(n // 3, 2 * n // 3), (n - 1, 1)], [*everything[:3], everything[-1]])
 
 
-def test_generation_scope_starts_at_the_last_prompt_token(context: Context, smollm2: Model) -> None:
+def test_generation_scope_starts_at_the_last_prompt_token(context: Context, tiny: Model) -> None:
     """It equals adding the vector, from the callback, to the last prompt token and to every generated one."""
-    for tokens in (prompts(smollm2)[1], prompts(smollm2)[-2]):
-        for gate_layer in (8, 14):  # one pass, and two
-            pack = synthetic_pack(smollm2, "open", layer=10, gate_layer=gate_layer, scope="generation")
-            steering = Steering(smollm2, [pack])
+    for tokens in (prompts(tiny)[1], prompts(tiny)[-2]):
+        for gate_layer in (2, 4):  # one pass, and two
+            pack = synthetic_pack(tiny, "open", layer=3, gate_layer=gate_layer, scope="generation")
+            steering = Steering(tiny, [pack])
             ours = steered_logits(context, steering, tokens, 4)
+            context.clear()  # beside other cells, parts of 64 tokens sum in another order
             (decision,) = steering.decide(context, tokens, seq=1)
 
             def add(states: LayerStates, addition: np.ndarray = decision.addition) -> bool:
@@ -193,7 +194,7 @@ def test_generation_scope_starts_at_the_last_prompt_token(context: Context, smol
             chunks = [tokens[i : i + UBATCH] for i in range(0, len(tokens), UBATCH)]
             for i, chunk in enumerate(chunks[:-1]):
                 context.decode(chunk, start=UBATCH * i)
-            with context.hooked([10], add):
+            with context.hooked([3], add):
                 context.decode(chunks[-1], start=UBATCH * (len(chunks) - 1))
                 rows = [context.logits()]
                 while len(rows) < 4:
@@ -202,13 +203,13 @@ def test_generation_scope_starts_at_the_last_prompt_token(context: Context, smol
             np.testing.assert_array_equal(ours, np.stack(rows))
 
 
-def test_several_packs_decide_on_the_unsteered_model_and_add_up(context: Context, smollm2: Model) -> None:
-    first = synthetic_pack(smollm2, "open", layer=8, gate_layer=8, seed=1, name="first")
-    second = synthetic_pack(smollm2, "half", layer=12, gate_layer=10, seed=2, name="second")
-    third = synthetic_pack(smollm2, "closed", layer=12, gate_layer=16, seed=3, name="third")
-    tokens = prompts(smollm2)[1]
-    alone = [Steering(smollm2, [p]).decide(context, tokens)[0] for p in (first, second, third)]
-    together = Steering(smollm2, [first, second, third])
+def test_several_packs_decide_on_the_unsteered_model_and_add_up(context: Context, tiny: Model) -> None:
+    first = synthetic_pack(tiny, "open", layer=2, gate_layer=2, seed=1, name="first")
+    second = synthetic_pack(tiny, "half", layer=4, gate_layer=3, seed=2, name="second")
+    third = synthetic_pack(tiny, "closed", layer=4, gate_layer=5, seed=3, name="third")
+    tokens = prompts(tiny)[1]
+    alone = [Steering(tiny, [p]).decide(context, tokens)[0] for p in (first, second, third)]
+    together = Steering(tiny, [first, second, third])
     decisions = together.decide(context, tokens)
     for a, b in zip(alone, decisions, strict=True):
         assert a.opening == b.opening
@@ -217,31 +218,29 @@ def test_several_packs_decide_on_the_unsteered_model_and_add_up(context: Context
     assert not decisions[2].is_open
     ours = steered_logits(context, together, tokens, 3)
     context.clear()
-    with context.control_vector({8: alone[0].addition[0], 12: alone[1].addition[0]}):
+    with context.control_vector({2: alone[0].addition[0], 4: alone[1].addition[0]}):
         context.decode(tokens, start=0)
         np.testing.assert_array_equal(context.logits(), ours[0])
 
 
-def test_packs_at_one_layer_are_summed(context: Context, smollm2: Model) -> None:
-    packs = [synthetic_pack(smollm2, "open", layer=9, gate_layer=9, seed=s, name=f"p{s}") for s in (1, 2)]
-    decisions = Steering(smollm2, packs).decide(context, prompts(smollm2)[0])
-    np.testing.assert_array_equal(added_by_layer(decisions)[9], (decisions[0].addition + decisions[1].addition)[0])
+def test_packs_at_one_layer_are_summed(context: Context, tiny: Model) -> None:
+    packs = [synthetic_pack(tiny, "open", layer=2, gate_layer=2, seed=s, name=f"p{s}") for s in (1, 2)]
+    decisions = Steering(tiny, packs).decide(context, prompts(tiny)[0])
+    np.testing.assert_array_equal(added_by_layer(decisions)[2], (decisions[0].addition + decisions[1].addition)[0])
 
 
-def test_decide_leaves_no_trace(context: Context, smollm2: Model) -> None:
-    tokens = prompts(smollm2)[2]
-    steering = Steering(smollm2, [synthetic_pack(smollm2, "open", layer=10, gate_layer=4)])
+def test_decide_leaves_no_trace(context: Context, tiny: Model) -> None:
+    tokens = prompts(tiny)[2]
+    steering = Steering(tiny, [synthetic_pack(tiny, "open", layer=3, gate_layer=1)])
     assert steering.decide(context, tokens)[0].opening == 1
     assert context.n_past(0) == 0
-    np.testing.assert_array_equal(
-        steered_logits(context, Steering(smollm2), tokens, 2), stock_logits(smollm2, tokens, 2)
-    )
+    np.testing.assert_array_equal(steered_logits(context, Steering(tiny), tokens, 2), stock_logits(tiny, tokens, 2))
 
 
-def test_engines_give_the_same_decisions(context: Context, smollm2: Model, fitted: Pack) -> None:
-    for tokens in prompts(smollm2)[:5]:
-        (a,) = Steering(smollm2, [fitted]).decide(context, tokens)
-        (b,) = Steering(smollm2, [fitted], engine="onnx").decide(context, tokens)
+def test_engines_give_the_same_decisions(context: Context, tiny: Model, tiny_fitted: Pack) -> None:
+    for tokens in prompts(tiny)[:5]:
+        (a,) = Steering(tiny, [tiny_fitted]).decide(context, tokens)
+        (b,) = Steering(tiny, [tiny_fitted], engine="onnx").decide(context, tokens)
         assert a.opening == pytest.approx(b.opening, abs=1e-5)
         assert a.energy_ratio == pytest.approx(b.energy_ratio, abs=1e-5)
         np.testing.assert_allclose(a.weights, b.weights, atol=1e-5)
@@ -249,45 +248,39 @@ def test_engines_give_the_same_decisions(context: Context, smollm2: Model, fitte
 
 
 def test_an_architecture_without_the_hook_is_steered_from_the_callback(
-    context: Context, smollm2: Model, monkeypatch: pytest.MonkeyPatch
+    context: Context, tiny: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Some graphs ignore a control vector in silence. Here the vector never reaches the graph, and the result is the same."""
-    pack = synthetic_pack(smollm2, "open", layer=10, gate_layer=14)
-    native = [
-        steered_logits(context, Steering(smollm2, [pack]), t, 3) for t in (prompts(smollm2)[1], prompts(smollm2)[-1])
-    ]
+    pack = synthetic_pack(tiny, "open", layer=3, gate_layer=4)
+    native = [steered_logits(context, Steering(tiny, [pack]), t, 3) for t in (prompts(tiny)[1], prompts(tiny)[-1])]
     assert has_control_vector_hook(context)
     monkeypatch.setattr(Context, "set_control_vector", lambda self, vectors: None)
     assert not has_control_vector_hook(context)
-    again = [
-        steered_logits(context, Steering(smollm2, [pack]), t, 3) for t in (prompts(smollm2)[1], prompts(smollm2)[-1])
-    ]
+    again = [steered_logits(context, Steering(tiny, [pack]), t, 3) for t in (prompts(tiny)[1], prompts(tiny)[-1])]
     for a, b in zip(native, again, strict=True):
         np.testing.assert_array_equal(a, b)
 
 
-def test_a_prompt_longer_than_the_context_says_so(context: Context, smollm2: Model) -> None:
-    for packs in ([], [synthetic_pack(smollm2, "open", layer=10, gate_layer=4)]):
+def test_a_prompt_longer_than_the_context_says_so(context: Context, tiny: Model) -> None:
+    for packs in ([], [synthetic_pack(tiny, "open", layer=3, gate_layer=1)]):
         with pytest.raises(ContextFullError, match="shorten it or raise --ctx"):
-            Steering(smollm2, packs).prefill(context, list(range(context.n_ctx)))
+            Steering(tiny, packs).prefill(context, list(range(context.n_ctx)))
 
 
-def test_a_pack_for_another_model_names_both(smollm2: Model) -> None:
-    from tests.packs import random_pack
-
-    with pytest.raises(PackError, match=f"fingerprint 0123456789abcdef.*fingerprint {smollm2.fingerprint}"):
-        Steering(smollm2, [random_pack(width=576)])
+def test_a_pack_for_another_model_names_both(tiny: Model) -> None:
+    with pytest.raises(PackError, match=f"fingerprint 0123456789abcdef.*fingerprint {tiny.fingerprint}"):
+        Steering(tiny, [random_pack()])
 
 
-def test_another_quantization_is_a_note(smollm2: Model) -> None:
-    pack = synthetic_pack(smollm2, "open", layer=10, gate_layer=4)
-    assert check_model(pack, smollm2) is None
+def test_another_quantization_is_a_note(tiny: Model) -> None:
+    pack = synthetic_pack(tiny, "open", layer=3, gate_layer=1)
+    assert check_model(pack, tiny) is None
     identity = pack.manifest.model.model_copy(update={"quantization": "Q8_0"})
     other = Pack(pack.manifest.model_copy(update={"model": identity}), pack.gate, pack.experts, pack.graph)
-    assert "fitted with Q8_0" in (check_model(other, smollm2) or "")
+    assert "fitted with Q8_0" in (check_model(other, tiny) or "")
 
 
-def test_packs_of_different_scope_do_not_mix(smollm2: Model) -> None:
-    packs = [synthetic_pack(smollm2, "open", layer=10, gate_layer=4, scope=s) for s in ("all", "generation")]
+def test_packs_of_different_scope_do_not_mix(tiny: Model) -> None:
+    packs = [synthetic_pack(tiny, "open", layer=3, gate_layer=1, scope=s) for s in ("all", "generation")]
     with pytest.raises(PackError, match="different scopes"):
-        Steering(smollm2, packs)
+        Steering(tiny, packs)

@@ -14,13 +14,13 @@ from fs_local.runtime.model import Model
 
 
 @pytest.fixture(scope="module")
-def stock(smollm2: Model):
-    with Stock(smollm2, 512, n_seq=2) as stock:
+def stock(tiny: Model):
+    with Stock(tiny, 512, n_seq=2) as stock:
         yield stock
 
 
-def test_prefill_and_decode_lead_to_the_same_token(stock: Stock, smollm2: Model, context: Context) -> None:
-    tokens = query_request(smollm2, Query.of("Name a river.")).prompt
+def test_prefill_and_decode_lead_to_the_same_token(stock: Stock, tiny: Model, context: Context) -> None:
+    tokens = query_request(tiny, Query.of("Name a river.")).prompt
     context.decode(tokens, start=0)
     stock.prefill(tokens)
     assert stock.sample() == int(np.argmax(context.logits()))
@@ -29,9 +29,9 @@ def test_prefill_and_decode_lead_to_the_same_token(stock: Stock, smollm2: Model,
     assert stock.sample() == int(np.argmax(context.logits()))
 
 
-def test_answers_are_as_many_tokens_and_scores_are_the_same(stock: Stock, smollm2: Model) -> None:
-    requests = [query_request(smollm2, Query.of(t), ("Yes, it is.", "No.")) for t in ("Is water wet?", "Name a river.")]
-    with Batch.for_requests(smollm2, requests, 5) as batch:
+def test_answers_are_as_many_tokens_and_scores_are_the_same(stock: Stock, tiny: Model) -> None:
+    requests = [query_request(tiny, Query.of(t), ("Yes, it is.", "No.")) for t in ("Is water wet?", "Name a river.")]
+    with Batch.for_requests(tiny, requests, 5) as batch:
         answers = batch.generate([r.prompt for r in requests], None, 5)
         scores = batch.score(requests[:1], None)[0]
     assert stock.generate([r.prompt for r in requests], 5) == sum(len(tokens) for tokens, _ in answers)

@@ -11,7 +11,6 @@ import pytest
 from converters.conversion import convert
 from fs_local.errors import DataError, PackError
 from fs_local.examples import Query
-from fs_local.model_files import resolve_model
 from fs_local.pack.file import Pack
 from fs_local.runtime.context import MICRO_BATCH, Context
 from fs_local.runtime.model import Model
@@ -21,7 +20,7 @@ from tests.packs import synthetic_pack
 from tests.test_steering import steered_logits, stock_logits
 
 SHORT = "How do I bake bread?"
-LONG = "count these words " * 200
+LONG = "count these words " * 30
 
 
 def saved(pack: Pack, folder: Path) -> Path:
@@ -40,49 +39,49 @@ def as_llama_cpp_loads_it(path: Path, n_layer: int, width: int) -> np.ndarray:
 
 @pytest.mark.parametrize(
     ("query", "layer", "gate_layer", "gate"),
-    [(SHORT, 10, 10, "open"), (SHORT, [6, 9, 20], 12, "half"), (LONG, 10, 4, "open")],
+    [(SHORT, 3, 3, "open"), (SHORT, [1, 2, 4], 3, "half"), (LONG, 3, 1, "open")],
 )
 def test_llama_cpp_alone_gives_the_packs_logits_bit_for_bit(
-    smollm2: Model, tmp_path: Path, query: str, layer: int | list[int], gate_layer: int, gate: str
+    tiny: Model, tmp_path: Path, query: str, layer: int | list[int], gate_layer: int, gate: str
 ) -> None:
-    pack = synthetic_pack(smollm2, gate, layer=layer, gate_layer=gate_layer)
-    done = convert(saved(pack, tmp_path), tmp_path / "v.gguf", model="smollm2", query=query)
+    pack = synthetic_pack(tiny, gate, layer=layer, gate_layer=gate_layer)
+    done = convert(saved(pack, tmp_path), tmp_path / "v.gguf", model=str(tiny.path), query=query)
     assert (done.source, done.target) == ("fspack", "gguf")
-    vector = as_llama_cpp_loads_it(done.path, smollm2.n_layer, smollm2.width)
-    tokens = smollm2.prompt_tokens(list(Query.of(query).messages))
+    vector = as_llama_cpp_loads_it(done.path, tiny.n_layer, tiny.width)
+    tokens = tiny.prompt_tokens(list(Query.of(query).messages))
     assert (len(tokens) > MICRO_BATCH) == (query == LONG)
-    with Context(smollm2, n_ctx=2048) as context:
-        ours = steered_logits(context, Steering(smollm2, [pack]), tokens, 3)
-    alone = stock_logits(smollm2, tokens, 3, MICRO_BATCH, control_vector=vector)
+    with Context(tiny, n_ctx=2048) as context:
+        ours = steered_logits(context, Steering(tiny, [pack]), tokens, 3)
+    alone = stock_logits(tiny, tokens, 3, MICRO_BATCH, control_vector=vector)
     np.testing.assert_array_equal(ours, alone)
-    assert not np.array_equal(ours, stock_logits(smollm2, tokens, 3, MICRO_BATCH))
+    assert not np.array_equal(ours, stock_logits(tiny, tokens, 3, MICRO_BATCH))
 
 
-def test_a_closed_gate_writes_nothing(smollm2: Model, tmp_path: Path) -> None:
-    source = saved(synthetic_pack(smollm2, "closed", layer=10, gate_layer=4), tmp_path)
+def test_a_closed_gate_writes_nothing(tiny: Model, tmp_path: Path) -> None:
+    source = saved(synthetic_pack(tiny, "closed", layer=3, gate_layer=1), tmp_path)
     with pytest.raises(PackError, match=r"its gate is closed for it .*nothing was written.*leave out --for"):
-        convert(source, tmp_path / "v.gguf", model="smollm2", query=SHORT)
+        convert(source, tmp_path / "v.gguf", model=str(tiny.path), query=SHORT)
     assert [p.name for p in tmp_path.iterdir()] == ["p.fspack"]
 
 
-def test_strength_0_writes_nothing(smollm2: Model, tmp_path: Path) -> None:
-    source = saved(synthetic_pack(smollm2, "open", layer=10, gate_layer=4).with_strength(0), tmp_path)
+def test_strength_0_writes_nothing(tiny: Model, tmp_path: Path) -> None:
+    source = saved(synthetic_pack(tiny, "open", layer=3, gate_layer=1).with_strength(0), tmp_path)
     with pytest.raises(PackError, match="its strength is 0"):
-        convert(source, tmp_path / "v.npz", model="smollm2", query=SHORT)
+        convert(source, tmp_path / "v.npz", model=str(tiny.path), query=SHORT)
 
 
-def test_it_is_a_pack_too_that_steers_every_query_so(smollm2: Model, tmp_path: Path) -> None:
-    pack = synthetic_pack(smollm2, "open", layer=10, gate_layer=4, scope="generation")
-    done = convert(saved(pack, tmp_path), tmp_path / "one.fspack", model="smollm2", query=SHORT)
+def test_it_is_a_pack_too_that_steers_every_query_so(tiny: Model, tmp_path: Path) -> None:
+    pack = synthetic_pack(tiny, "open", layer=3, gate_layer=1, scope="generation")
+    done = convert(saved(pack, tmp_path), tmp_path / "one.fspack", model=str(tiny.path), query=SHORT)
     made = Pack.load(done.path)
-    assert (made.gate.kind, made.manifest.steer.layers, len(made.experts.prototypes)) == ("open", [10], 1)
+    assert (made.gate.kind, made.manifest.steer.layers, len(made.experts.prototypes)) == ("open", [3], 1)
     assert [s.split(":")[0].split(",")[0] for s in done.lost] == ["all other queries", "the scope (generation alone)"]
 
 
-def test_what_has_no_vector_of_one_query_says_so(smollm2: Model, tmp_path: Path) -> None:
-    vector = write_control_vector(tmp_path / "v.gguf", directions([3], width=smollm2.width))
-    pack = saved(synthetic_pack(smollm2, "open", layer=10, gate_layer=4), tmp_path)
-    model = str(resolve_model("smollm2"))
+def test_what_has_no_vector_of_one_query_says_so(tiny: Model, tmp_path: Path) -> None:
+    vector = write_control_vector(tmp_path / "v.gguf", directions([3], width=tiny.width))
+    pack = saved(synthetic_pack(tiny, "open", layer=3, gate_layer=1), tmp_path)
+    model = str(tiny.path)
     for source, model_file, query, message in (
         (vector, model, SHORT, "the same for every query; leave out --for"),
         (pack, None, SHORT, "give its file with --model"),
@@ -93,7 +92,7 @@ def test_what_has_no_vector_of_one_query_says_so(smollm2: Model, tmp_path: Path)
     assert not (tmp_path / "o.npz").exists()
 
 
-def test_the_mean_vectors_loss_is_the_measured_one(smollm2: Model, tmp_path: Path) -> None:
+def test_the_mean_vectors_loss_is_the_measured_one(tiny: Model, tmp_path: Path) -> None:
     """The manifest's errors are of exactly the two vectors that the sentence compares."""
     from fs_local.method.experts import MixtureOfSteeringExperts
 
@@ -109,7 +108,7 @@ def test_the_mean_vectors_loss_is_the_measured_one(smollm2: Model, tmp_path: Pat
     own = np.square(deltas[held_out] - mixture.vector(states[held_out])).sum(axis=1).mean()
     assert own == pytest.approx(mixture.validation_error_, rel=1e-3)
 
-    pack = synthetic_pack(smollm2, "open", layer=10, gate_layer=4)
+    pack = synthetic_pack(tiny, "open", layer=3, gate_layer=1)
     figures = pack.manifest.figures.model_copy(update={"constant_error": 3.0, "validation_error": 2.0})
     pack = Pack.of(pack.manifest.model_copy(update={"figures": figures}), pack.gate, pack.experts)
     lost = convert(saved(pack, tmp_path), tmp_path / "v.gguf").lost
