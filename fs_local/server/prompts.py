@@ -72,7 +72,7 @@ def check_size(texts: Sequence[str], param: str) -> None:
 
 def check_room(engine: EngineLike, prompt: Prompt, param: str) -> None:
     """Refuses a prompt that leaves no room for an answer."""
-    n, room = len(prompt.tokens), engine.n_ctx
+    n, room = len(prompt.tokens), min(engine.n_ctx, engine.model.n_ctx_train)
     if n >= room:
-        text = f"the prompt has {n:,} tokens, and the context of this server {room:,}; shorten it, or start with a larger --ctx"
+        text = f"the prompt has {n:,} tokens, and the context has {room:,}; shorten it"
         raise ApiError(400, text, param=param, code="context_length_exceeded")
