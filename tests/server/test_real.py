@@ -214,6 +214,12 @@ def test_the_text_of_control_tokens_stays_text(real: Real) -> None:
     assert answer(real, body, "/v1/completions")["usage"]["prompt_tokens"] > 1
 
 
+def test_messages_that_leave_no_character_to_mark_places_with(real: Real) -> None:
+    found = real.http.post("/v1/chat/completions", json=ask("".join(map(chr, range(0xE000, 0xF900)))))
+    assert found.status_code == 400
+    assert "U+E000" in found.json()["error"]["message"]
+
+
 def test_tokens_there_and_back(real: Real) -> None:
     tokens = real.http.post("/tokenize", json={"content": "Grüße, 世界!"}).json()["tokens"]
     assert real.http.post("/detokenize", json={"tokens": tokens}).json()["content"] == "Grüße, 世界!"
