@@ -7,14 +7,14 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
-from fs_local.generation import TextStream
+from fs_local.batch import Batch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fs_local import FsLocalError, GenerationOptions, SamplingOptions, SteeredModel
-from fs_local.batch import Batch
 from fs_local.capture import Request, query_request
 from fs_local.examples import Query
+from fs_local.generation import TextStream
 from fs_local.runtime.model import Model
 from fs_local.steering import SAME_SUMS_BELOW
 from tests.packs import synthetic_pack

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-
 from fs_local.batch import Batch
+
 from fs_local.benchmark.stock import Stock
 from fs_local.capture import query_request
 from fs_local.examples import Query
