@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -87,6 +88,10 @@ def decision_json(decision: Decision) -> dict[str, Any]:
         "pack": decision.pack,
         "opening": round(decision.opening, 6),
         "energy_ratio": round(decision.energy_ratio, 6),
+        "margin": round(decision.margin, 6) if math.isfinite(decision.margin) else None,
+        "carried": [
+            {"layer": layer, "reading": reading, "part": round(part, 6)} for layer, reading, part in decision.carried
+        ],
         "weights": [round(float(w), 6) for w in decision.weights],
         "layers": list(decision.layers),
         "strength": decision.strength,
@@ -141,6 +146,7 @@ def explain(decision: Decision, pack: Pack) -> Panel:
     lines = [
         f"opening {decision.opening:.3f} · energy ratio {decision.energy_ratio:.3f} · gate at {blocks(pack.manifest.gate.layers)}",
         f"the gate {gate_threshold(pack)}",
+        *margin_lines(decision),
         f"steered after {blocks(decision.layers)} with strength {decision.strength:g}"
         if decision.is_open
         else "not steered",
@@ -158,6 +164,40 @@ def explain(decision: Decision, pack: Pack) -> Panel:
     return Panel(
         Group(*[escape(line) for line in lines], table), title=f"why: {escape(decision.pack)}", title_align="left"
     )
+
+
+def margin_lines(decision: Decision) -> list[str]:
+    """How far a query is from where the gate begins to open, and what carried it: nothing where it is not known."""
+    if not math.isfinite(decision.margin):
+        return []
+    side = "beyond" if decision.margin > 0 else "short of"
+    lines = [f"{abs(decision.margin):.2f} {side} where the gate begins to open"]
+    if decision.carried:
+        by_reading: dict[Reading, float] = {}
+        for _, reading, part in decision.carried:
+            by_reading[reading] = by_reading.get(reading, 0.0) + part
+        lines.append("carried by " + ", ".join(f"{_READINGS[r]} {part:+.2f}" for r, part in by_reading.items()))
+    return lines
+
+
+def decisions_table(rows: Sequence[tuple[str, Sequence[Decision]]]) -> Table:
+    """Queries with what each pack decides, one line a decision."""
+    table = Table(box=None, padding=(0, 1))
+    for name in ("query", "pack", "gate", "opening", "margin", "carried by"):
+        table.add_column(name, justify="right" if name in ("opening", "margin") else "left")
+    for query, decisions in rows:
+        for d in decisions:
+            line = " ".join(query.split())
+            carried = margin_lines(d)[1:]
+            table.add_row(
+                escape(printable(line[:60] + ("…" if len(line) > 60 else ""))),
+                escape(printable(d.pack)),
+                "open" if d.is_open else "closed",
+                f"{d.opening:.2f}",
+                f"{d.margin:+.2f}" if math.isfinite(d.margin) else "",
+                escape(carried[0].removeprefix("carried by ")) if carried else "",
+            )
+    return table
 
 
 def pack_summary(pack: Pack, size: int) -> Table:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -67,10 +68,12 @@ def shown_decisions(backend: Backend, decisions: Iterable[Decision], explain: Ex
             "strength": float(decision.strength),
             "layers": [int(x) for x in decision.layers],
         }
-        margin = getattr(decision, "margin", None)
-        if margin is not None:
-            entry["margin"] = float(margin)
+        if math.isfinite(decision.margin):
+            entry["margin"] = float(decision.margin)
         if explain == "full":
+            entry["carried"] = [
+                {"layer": layer, "reading": reading, "part": part} for layer, reading, part in decision.carried
+            ]
             entry["weights"] = [float(x) for x in decision.weights]
         shown.append(entry)
     return shown
