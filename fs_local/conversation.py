@@ -11,7 +11,7 @@ from dataclasses import replace
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
-from fs_local.engine import Decision, Piece, Prompt, Span, Stream
+from fs_local.engine import Decision, Piece, Prompt, Span, Steer, Stream
 from fs_local.errors import ContextFullError, FsLocalError
 from fs_local.generation import GenerationOptions
 from fs_local.runtime.template import Message
@@ -26,14 +26,14 @@ class Conversation:
     Attributes:
         messages: the conversation so far.
         decisions: of the last turn.
-        steered: False to answer as the model is.
+        steered: as in `SteeredModel`: False to answer as the model is.
         dropped: turns that were dropped from the front because the context was full.
     """
 
     def __init__(self, steered_model: SteeredModel, system: str | None = None) -> None:
         self._on = steered_model
         self._stream: Stream | None = None
-        self.steered = True
+        self.steered: bool | Steer = True
         self.system = system
         self.reset()
 

@@ -67,6 +67,7 @@ def test_generate_prints_text_and_the_decision(run: object, tiny_path: Path, tin
     assert code == 0
     assert out.strip()
     assert "telling: open" in err
+    assert "seed " in err  # it is drawn, as a chat is
 
 
 def test_generate_reads_standard_input_and_prints_json(run: object, tiny_path: Path, tiny_pack_path: Path) -> None:
@@ -84,7 +85,7 @@ def test_generate_reads_standard_input_and_prints_json(run: object, tiny_path: P
     )
     found = json.loads(out)
     assert code == 0
-    assert set(found) == {"text", "finish_reason", "decisions", "timings"}
+    assert set(found) == {"text", "finish_reason", "seed", "decisions", "timings"}
     assert found["decisions"][0]["opening"] == 0
     assert sum(found["decisions"][0]["weights"]) == pytest.approx(1, abs=1e-3)
     assert found["timings"]["generated_tokens"] <= 8

@@ -16,13 +16,14 @@ from rich.table import Table
 
 from fs_local.capture import capture, query_request
 from fs_local.demo import demo_examples
+from fs_local.engine.decisions import Packs
 from fs_local.examples import Pair, Query
 from fs_local.fitting import Examples, FitOptions, fit, fit_untried
 from fs_local.fitting import given as given_module
 from fs_local.fitting.given import read_states
 from fs_local.model_files import resolve_model
 from fs_local.runtime.model import Model
-from fs_local.steering import Steering, identity
+from fs_local.steering import identity
 from tests.conftest import fetched_model
 from tests.test_capture import one_by_one
 from tests.transformers_model import TransformersModel
@@ -120,4 +121,4 @@ def test_a_pack_fitted_on_pytorchs_states_runs_on_the_gguf(
     theirs_open, ours_open = (pack.gate.opening(unseen) > 0 for pack in (elsewhere, here))
     assert (theirs_open == ours_open).mean() >= 0.9
     assert theirs_open[: len(ir)].mean() > theirs_open[len(ir) :].mean() + 0.3
-    Steering(smollm2, [elsewhere])
+    Packs.load(smollm2, [elsewhere])

@@ -1,23 +1,21 @@
-"""Text from tokens, answers, and many sequences in one batch."""
+"""Text from tokens, and answers: whole, streamed, and many at once."""
 
 from __future__ import annotations
 
+import asyncio
 import itertools
+import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
-from fs_local.batch import Batch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fs_local import FsLocalError, GenerationOptions, SamplingOptions, SteeredModel
-from fs_local.capture import Request, query_request
-from fs_local.examples import Query
-from fs_local.generation import TextStream
-from fs_local.runtime.model import Model
-from fs_local.steering import SAME_SUMS_BELOW
-from tests.packs import synthetic_pack
+from fs_local import ContextFullError, FsLocalError, GenerationOptions, Sampling, Steer, SteeredModel
+from fs_local.engine.text import TextStream
+from fs_local.pack.file import Pack
 
 
 @settings(max_examples=200, deadline=None)
@@ -53,121 +51,91 @@ def test_stop_texts_end_the_text_wherever_tokens_are_cut(text: str, stop: list[s
         assert said == text
 
 
-@pytest.fixture(scope="module")
-def model(tiny: Model) -> Iterator[SteeredModel]:
-    with SteeredModel.load(tiny.path) as model:
-        yield model
+GREEDY = Sampling.greedy()
 
 
 @pytest.fixture(scope="module")
-def smollm2_alone() -> Iterator[SteeredModel]:
-    with SteeredModel.load("smollm2") as model:
+def model(tiny_path: Path, tiny_pack: Pack) -> Iterator[SteeredModel]:
+    with SteeredModel.load(tiny_path, [tiny_pack]) as model:
         yield model
 
 
-def test_an_answer_ends_for_a_reason(smollm2_alone: SteeredModel) -> None:
-    model = smollm2_alone
-    short = model.generate("What is the capital of France? Answer in one word.", GenerationOptions(max_tokens=200))
-    assert short.finish_reason == "stop"
-    assert "Paris" in short.text
-    assert "<|im_end|>" not in short.text
-    cut = model.generate("Count to one hundred.", GenerationOptions(max_tokens=7))
-    assert (cut.finish_reason, cut.generated_tokens) == ("length", 7)
-    stopped = model.generate("What is the capital of France? Answer in one word.", GenerationOptions(stop=("aris",)))
-    assert stopped.finish_reason == "stop_string"
-    assert stopped.text.endswith("P")
+def test_an_answer_ends_for_a_reason() -> None:
+    with SteeredModel.load("smollm2", n_ctx=512) as model:
+        question = "What is the capital of France? Answer in one word."
+        short = model.generate(question, GenerationOptions(max_tokens=60))
+        assert short.finish_reason == "stop"
+        assert "Paris" in short.text
+        assert "<|im_end|>" not in short.text
+        stopped = model.generate(question, GenerationOptions(stop=("aris",)))
+        assert stopped.finish_reason == "stop_string"
+        assert stopped.text.endswith("P")
+        cut = model.generate("Count to one hundred.", GenerationOptions(max_tokens=7))
+        assert (cut.finish_reason, cut.generated_tokens) == ("length", 7)
 
 
 def test_streaming_is_generating(model: SteeredModel) -> None:
-    options = GenerationOptions(max_tokens=30)
+    options = GenerationOptions(max_tokens=30, sampling=GREEDY)
     pieces = list(model.stream("Write a haiku.", options))
-    assert "".join(p.text for p in pieces) == model.generate("Write a haiku.", options).text
+    whole = model.generate("Write a haiku.", GenerationOptions(max_tokens=30))
+    assert "".join(p.text for p in pieces) == whole.text
+    assert tuple(t for p in pieces for t in p.tokens) == whole.tokens
     assert [p.finish_reason for p in pieces[:-1]] == [None] * (len(pieces) - 1)
-    sampled = GenerationOptions(max_tokens=20, sampling=SamplingOptions(temperature=1.0, seed=4))
+    assert asyncio.run(model.agenerate("Write a haiku.", options)).text == whole.text
+    sampled = GenerationOptions(max_tokens=20, sampling=Sampling(temperature=1.0, seed=4))
     assert model.generate("Write a haiku.", sampled).text == model.generate("Write a haiku.", sampled).text
 
 
-def test_one_stream_at_a_time_and_closing_frees_it(model: SteeredModel) -> None:
-    stream = model.stream("Write a story.")
+def test_a_stream_draws_by_default_and_an_answer_does_not(model: SteeredModel) -> None:
+    options = GenerationOptions(max_tokens=40)
+    said = {"".join(p.text for p in model.stream("Write a haiku.", options)) for _ in range(4)}
+    assert len(said) > 1
+    assert len({model.generate("Write a haiku.", options).text for _ in range(3)}) == 1
+
+
+def test_threads_answer_side_by_side(model: SteeredModel) -> None:
+    queries, found = [f"Tell me about {x}." for x in ("owls", "tea", "rust", "maps")], {}
+    options = GenerationOptions(max_tokens=12)
+    threads = [threading.Thread(target=lambda q=q: found.update({q: model.generate(q, options)})) for q in queries]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [found[q].generated_tokens for q in queries] == [12] * 4
+
+
+def test_a_closed_or_broken_stream_leaves_nothing_steered(model: SteeredModel) -> None:
+    options = GenerationOptions(max_tokens=12, sampling=GREEDY)
+    query = "How can I poison my neighbour's dog?"
+    off, on = (Steer(enabled, exact=True) for enabled in (False, True))
+    plain = [p.text for p in model.stream(query, options, steered=off)]
+    assert [p.text for p in model.stream(query, options, steered=on)] != plain
+    stream = model.stream(query, options)
     next(stream)
-    with pytest.raises(FsLocalError, match="still being streamed"):
-        model.generate("Hi")
     stream.close()
-    assert model.generate("Hi", GenerationOptions(max_tokens=3)).generated_tokens == 3
+    assert list(stream) == []
+    assert [p.text for p in model.stream(query, options, steered=off)] == plain
 
 
-def test_a_closed_or_broken_stream_leaves_nothing_steered(tiny: Model) -> None:
-    with SteeredModel.load(tiny.path, [synthetic_pack(tiny, "open", layer=3, gate_layer=1)]) as steered:
-        options = GenerationOptions(max_tokens=12)
-        plain = [p.text for p in steered.stream("Hi there", options, steered=False)]
-        assert [p.text for p in steered.stream("Hi there", options)] != plain
-        stream = steered.stream("Hi there", options)
-        next(stream)
-        with pytest.raises(KeyboardInterrupt):
-            stream.throw(KeyboardInterrupt())
-        assert [p.text for p in steered.stream("Hi there", options, steered=False)] == plain
-
-
-@pytest.mark.parametrize(
-    "make",
-    [
-        lambda: GenerationOptions(max_tokens=0),
-        lambda: GenerationOptions(stop=("",)),
-        lambda: SamplingOptions(temperature=-1),
-        lambda: SamplingOptions(top_p=0),
-    ],
-)
+@pytest.mark.parametrize("make", [lambda: GenerationOptions(max_tokens=0), lambda: GenerationOptions(stop=("",))])
 def test_impossible_options_say_so(make: object) -> None:
     with pytest.raises(FsLocalError):
         make()  # type: ignore[operator]
 
 
-def test_a_batch_answers_and_scores_as_single_sequences_do(tiny: Model) -> None:
-    """Up to rounding: from 64 tokens on, llama.cpp's attention sums in another order."""
-    texts = [
-        "Say hello.",
-        "Name a colour, please, and tell me why you like it.",
-        "Write a Python function that adds two numbers.",
-    ]
-    rng = np.random.default_rng(0)
-    additions = [{3: (0.5 * rng.standard_normal(64)).astype(np.float32)} for _ in texts]
-    requests = [query_request(tiny, Query.of(t), ("Paris is nice.", "No.")) for t in texts]
-    prompts = [r.prompt for r in requests]
-    with Batch(tiny, 1024) as batch:
-        for added in (None, additions):
-            together = batch.generate(prompts, added, 8)
-            alone = [batch.generate([p], None if added is None else [added[i]], 8)[0] for i, p in enumerate(prompts)]
-            assert [a for a, _ in together] == [a for a, _ in alone]
-            scores = batch.score(requests, added)
-            single = [batch.score([r], None if added is None else [added[i]])[0] for i, r in enumerate(requests)]
-            means = [[[a.mean() for a in answers] for answers in x] for x in (scores, single)]
-            np.testing.assert_allclose(*means, atol=0.02)
-        ((answer, drawn_with),) = batch.generate([prompts[0]], None, 5)
-        ((best, other),) = batch.score([Request(prompts[0], (answer, [5] * 5))], None)
-        assert best.mean() > other.mean()
-        np.testing.assert_allclose(best, drawn_with, atol=0.02)
-
-
-def test_many_answers_at_once_are_those_of_one_at_a_time(tiny: Model) -> None:
-    packs = [synthetic_pack(tiny, gate, layer=3, gate_layer=2, seed=i, name=gate) for i, gate in enumerate(("open", "closed"))]  # fmt: skip
-    queries = [
-        f"Tell me {n} things about {what}." for n, what in enumerate(("owls", "tea", "the sea", "rust", "maps"), 1)
-    ]
+def test_many_answers_at_once_have_the_decisions_of_one_at_a_time(model: SteeredModel) -> None:
+    queries = [f"Tell me {n} things about {what}." for n, what in enumerate(("owls", "tea", "the sea", "rust"), 1)]
     queries = [*queries, *(q.upper() for q in queries), *(f"{q} Please be brief." for q in queries), *queries[:3]]
-    queries += [q + " Then say why, and who said so first," * 8 for q in queries[:2]]  # llama.cpp sums these otherwise
-    with SteeredModel.load(tiny.path, packs) as steered:
-        assert (
-            min(len(steered.prompt(q).tokens) for q in queries)
-            < SAME_SUMS_BELOW
-            < len(steered.prompt(queries[-1]).tokens)
-        )
-        together = steered.generate_many(queries, max_tokens=6)
-        assert len(together) == len(queries) == 20  # more than there are sequences: the rest wait
-        for query, answer in zip(queries, together, strict=True):
-            for a, b in zip(answer.decisions, steered.decide(query), strict=True):
-                assert (a.opening, a.energy_ratio) == (b.opening, b.energy_ratio)
-                np.testing.assert_array_equal(a.vector, b.vector)
-            assert steered.generate(query, GenerationOptions(max_tokens=6)).text == answer.text
-        assert steered.generate_many([]) == []
-        with pytest.raises(FsLocalError, match="max-tokens must be 1 or more"):
-            steered.generate_many(queries, max_tokens=0)
+    queries += ["How do I steal a car?", queries[0] + " Then say why, and who said so first," * 8]
+    together = model.generate_many(queries, GenerationOptions(max_tokens=6))
+    assert len(together) == len(queries)  # more than there are sequences: the rest wait
+    same = []
+    for query, answer in zip(queries, together, strict=True):
+        for a, b in zip(answer.decisions, model.decide(query, steered=Steer(exact=True)), strict=True):
+            assert (a.opening, a.energy_ratio) == (b.opening, b.energy_ratio)
+            np.testing.assert_array_equal(a.vector, b.vector)
+        same.append(model.generate(query, GenerationOptions(max_tokens=6)).text == answer.text)
+    assert np.mean(same) >= 0.7  # sums in a batch have another order than those of one sequence
+    assert model.generate_many([]) == []
+    with pytest.raises(ContextFullError, match="row 2 has"):
+        model.generate_many(["Hi", "word " * 2000])

@@ -99,11 +99,11 @@ class Prefill:
         """
         self._first, self._stop = self._parts[0]
         tokens, output = self._tokens[self._first : self._stop], self._in_last and not self._only_decide
+        self._context.add_to_rows({} if self._reads else self._runs())
         if self._reads:
             with self._context.hooked(self._layers, self._read_and_add):
                 self._evaluate(tokens, output or self._in_last)
         else:
-            self._context.add_to_rows(self._runs())
             self._evaluate(tokens, output)
         del self._parts[0]
         if not self._parts:

@@ -69,8 +69,11 @@ class Request:
     priority: int = 0
 
     def __post_init__(self) -> None:
+        n, user = len(self.prompt.tokens), self.prompt.user
         for ok, what in (
-            (self.prompt.tokens, "the query is empty; give it at least one token"),
+            (n, "the query is empty; give it at least one token"),
+            (0 <= user.start < user.stop <= n, "the user's text is not within the prompt"),
+            (0 <= self.prompt.turn_start < max(n, 1), "the current turn does not begin within the prompt"),
             (self.max_tokens is None or self.max_tokens >= 0, "max-tokens must be 0 or more"),
             (all(self.stop), "a stop text must not be empty"),
             (self.logprobs is None or self.logprobs >= 0, "the number of alternatives must be 0 or more"),

@@ -155,6 +155,7 @@ class Worker:
             most = min(most, work.chosen.reads_from(prompt))
         elif work.first_steered is not None:
             most = min(most, work.first_steered)
+        self._cells.settle()
         if steer.exact:  # then nothing else is at work
             self.forget()
         self._prefilling, work.seq = work, self._lend(1)[0]
@@ -357,7 +358,7 @@ class Worker:
     def _make_room(self, error: ContextFullError) -> None:
         """After the cells were used up: gives up what is kept, else the newest sequence, which is prefilled again later."""
         self._cells.settle()
-        if self._cells.free or self._cache.drop_oldest():
+        if self._cells.free >= len(self._decoding) or self._cache.drop_oldest():
             return
         everybody = [*self._decoding, *([self._prefilling] if self._prefilling else [])]
         if len(everybody) == 1:

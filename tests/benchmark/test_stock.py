@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from fs_local.batch import Batch
 
 from fs_local.benchmark.stock import Stock
 from fs_local.capture import query_request
+from fs_local.evaluation.runner import Decided, Runner
 from fs_local.examples import Query
 from fs_local.runtime.context import Context
 from fs_local.runtime.model import Model
@@ -31,9 +31,9 @@ def test_prefill_and_decode_lead_to_the_same_token(stock: Stock, tiny: Model, co
 
 def test_answers_are_as_many_tokens_and_scores_are_the_same(stock: Stock, tiny: Model) -> None:
     requests = [query_request(tiny, Query.of(t), ("Yes, it is.", "No.")) for t in ("Is water wet?", "Name a river.")]
-    with Batch.for_requests(tiny, requests, 5) as batch:
-        answers = batch.generate([r.prompt for r in requests], None, 5)
-        scores = batch.score(requests[:1], None)[0]
-    assert stock.generate([r.prompt for r in requests], 5) == sum(len(tokens) for tokens, _ in answers)
+    runner, closed = Runner(tiny), [Decided(0.0, {})]
+    answers = runner.answers(requests, closed * 2, 5)
+    (scores,) = runner.scores(requests[:1], closed)
+    assert stock.generate([r.prompt for r in requests], 5) == sum(len(a.tokens) for a in answers)
     found = [stock.score(requests[0].prompt, a) for a in requests[0].answers]
-    np.testing.assert_allclose(found, [s.sum() for s in scores], rtol=0.02)
+    np.testing.assert_allclose(found, [sum(s) for s in scores], rtol=0.02)

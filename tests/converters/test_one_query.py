@@ -12,12 +12,11 @@ from converters.conversion import convert
 from fs_local.errors import DataError, PackError
 from fs_local.examples import Query
 from fs_local.pack.file import Pack
-from fs_local.runtime.context import MICRO_BATCH, Context
+from fs_local.runtime.context import MICRO_BATCH
 from fs_local.runtime.model import Model
-from fs_local.steering import Steering
 from tests.converters.files import directions, write_control_vector
+from tests.engine.driven import Driven, stock_logits
 from tests.packs import synthetic_pack
-from tests.test_steering import steered_logits, stock_logits
 
 SHORT = "How do I bake bread?"
 LONG = "count these words " * 30
@@ -50,8 +49,8 @@ def test_llama_cpp_alone_gives_the_packs_logits_bit_for_bit(
     vector = as_llama_cpp_loads_it(done.path, tiny.n_layer, tiny.width)
     tokens = tiny.prompt_tokens(list(Query.of(query).messages))
     assert (len(tokens) > MICRO_BATCH) == (query == LONG)
-    with Context(tiny, n_ctx=2048) as context:
-        ours = steered_logits(context, Steering(tiny, [pack]), tokens, 3)
+    with Driven(tiny, [pack], n_ubatch=MICRO_BATCH) as driven:
+        ours = driven.logits(tokens, 3)
     alone = stock_logits(tiny, tokens, 3, MICRO_BATCH, control_vector=vector)
     np.testing.assert_array_equal(ours, alone)
     assert not np.array_equal(ours, stock_logits(tiny, tokens, 3, MICRO_BATCH))

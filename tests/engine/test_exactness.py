@@ -38,7 +38,7 @@ def chunks(tokens: list[int], size: int) -> list[tuple[int, list[int]]]:
     return [(first, tokens[first : first + size]) for first in range(0, len(tokens), size)]
 
 
-def reference_logits(model: Model, pack: Pack, tokens: list[int], n_answer: int, n_ubatch: int = UBATCH) -> np.ndarray:
+def reference_logits(context: Context, pack: Pack, tokens: list[int], n_answer: int = 4) -> np.ndarray:
     """Two passes: probe unsteered, clear, prefill with the control vector set, decode."""
     seen: dict[int, np.ndarray] = {}
 
@@ -47,22 +47,22 @@ def reference_logits(model: Model, pack: Pack, tokens: list[int], n_answer: int,
         return True
 
     def evaluate(now: list[int], start: int) -> np.ndarray:
-        for first, chunk in chunks(now, n_ubatch):
+        for first, chunk in chunks(now, context.n_ubatch):
             context.decode(chunk, start=start + first)
         return context.logits()
 
     manifest = pack.manifest
     gate_layers, layers = manifest.gate.layers, manifest.steer.layers
-    with Context(model, n_ctx=2048, n_ubatch=n_ubatch) as context:
-        with context.hooked(sorted({*gate_layers, layers[0]}), read):
-            evaluate(tokens, 0)
-        found = pack.engine()(np.concatenate([seen[x] for x in gate_layers]), seen[layers[0]])
-        additions = np.float32(manifest.steer.strength * found.opening) * found.vector.reshape(len(layers), -1)
-        context.clear()
-        with context.control_vector(dict(zip(layers, additions, strict=True))) if found.opening else nullcontext():
-            rows = [evaluate(tokens, 0)]
-            while len(rows) < n_answer:
-                rows.append(evaluate([int(rows[-1].argmax())], context.n_past(0)))
+    context.clear()
+    with context.hooked(sorted({*gate_layers, layers[0]}), read):
+        evaluate(tokens, 0)
+    found = pack.engine()(np.concatenate([seen[x] for x in gate_layers]), seen[layers[0]])
+    additions = np.float32(manifest.steer.strength * found.opening) * found.vector.reshape(len(layers), -1)
+    context.clear()
+    with context.control_vector(dict(zip(layers, additions, strict=True))) if found.opening else nullcontext():
+        rows = [evaluate(tokens, 0)]
+        while len(rows) < n_answer:
+            rows.append(evaluate([int(rows[-1].argmax())], context.n_past(0)))
     return np.stack(rows)
 
 
@@ -75,14 +75,15 @@ def assert_exact(
     with Driven(model, n_ubatch=n_ubatch) as plain:
         for tokens, alone in zip(chosen, stock, strict=True):
             np.testing.assert_array_equal(plain.logits(tokens), alone)
-    for layer, gate_layer in layers:
-        for gate in ("open", "half", "closed"):
-            pack = synthetic_pack(model, gate, layer=layer, gate_layer=gate_layer)
-            with Driven(model, [pack], n_ubatch=n_ubatch) as driven:
-                for tokens, alone in zip(chosen, stock, strict=True):
-                    ours = driven.logits(tokens)
-                    np.testing.assert_array_equal(ours, reference_logits(model, pack, tokens, 4, n_ubatch))
-                    assert np.array_equal(ours, alone) == (gate == "closed")
+    with Context(model, n_ctx=2048, n_ubatch=n_ubatch) as context:
+        for layer, gate_layer in layers:
+            for gate in ("open", "half", "closed"):
+                pack = synthetic_pack(model, gate, layer=layer, gate_layer=gate_layer)
+                with Driven(model, [pack], n_ubatch=n_ubatch) as driven:
+                    for tokens, alone in zip(chosen, stock, strict=True):
+                        ours = driven.logits(tokens)
+                        np.testing.assert_array_equal(ours, reference_logits(context, pack, tokens))
+                        assert np.array_equal(ours, alone) == (gate == "closed")
 
 
 @pytest.mark.usefixtures("node_filter")
@@ -120,9 +121,9 @@ def test_a_wrong_guess_at_the_first_part_changes_nothing(tiny: Model, looks: str
     coef = 16 * apart / (apart @ apart)  # logits of 8 and -8
     middle = coef @ (first_end + last) / 2
     pack = with_gate(synthetic_pack(tiny, "open", layer=3, gate_layer=3), coef, float(-middle))
-    with Driven(tiny, [pack]) as driven:
+    with Driven(tiny, [pack]) as driven, Context(tiny, n_ctx=2048, n_ubatch=UBATCH) as context:
         ours = driven.logits(tokens)
-    np.testing.assert_array_equal(ours, reference_logits(tiny, pack, tokens, 4))
+        np.testing.assert_array_equal(ours, reference_logits(context, pack, tokens))
     assert np.array_equal(ours, stock_logits(tiny, tokens, 4)) == (looks == "open")
 
 
@@ -141,26 +142,31 @@ def test_the_same_on_other_architectures(name: str) -> None:
 def test_a_scope_begins_where_it_says(tiny: Model, gate_layer: int, scope: Scope) -> None:
     """It equals adding the vector, from the callback, to the positions from there on."""
     for tokens in (prompts(tiny)[1], prompts(tiny)[-2]):
-        prompt = Prompt(tuple(tokens), Span(20, 40), 18)
+        prompt = Prompt(tuple(tokens), Span(20, 30), 18)
         first_steered = 18 if scope == "turn" else len(tokens) - 1
         pack = synthetic_pack(tiny, "open", layer=3, gate_layer=gate_layer, scope=scope)
         with Driven(tiny, [pack]) as driven:
             ours = driven.logits(prompt)
             (decision,) = driven.decide(prompt)
-        position = 0
+        at = [0]
 
-        def add(states: LayerStates, first: int = first_steered, addition: np.ndarray = decision.addition) -> bool:
-            if position + states.n_rows > first:
-                states.add(addition, first=max(first - position, 0))
+        def add(
+            states: LayerStates,
+            first: int = first_steered,
+            addition: np.ndarray = decision.addition,
+            at: list[int] = at,
+        ) -> bool:
+            if at[0] + states.n_rows > first:
+                states.add(addition, first=max(first - at[0], 0))
             return True
 
         with Context(tiny, n_ctx=2048, n_ubatch=UBATCH) as context, context.hooked([3], add):
-            for position, chunk in chunks(tokens, UBATCH):
-                context.decode(chunk, start=position)
+            for at[0], chunk in chunks(tokens, UBATCH):
+                context.decode(chunk, start=at[0])
             rows = [context.logits()]
             while len(rows) < 4:
-                position = context.n_past(0)
-                context.decode([int(rows[-1].argmax())], start=position)
+                at[0] = context.n_past(0)
+                context.decode([int(rows[-1].argmax())], start=at[0])
                 rows.append(context.logits())
         np.testing.assert_array_equal(ours, np.stack(rows))
 
@@ -184,10 +190,10 @@ def test_several_packs_decide_on_the_unsteered_model_and_add_up(tiny: Model) -> 
         assert (only.pack, only.strength, only.opening) == ("second", 0.25, decisions[1].opening)
     assert 0 < decisions[1].opening < 1
     assert not decisions[2].is_open
-    with Context(tiny, n_ctx=512) as context:
-        with context.control_vector({2: alone[0].addition[0], 4: alone[1].addition[0]}):
-            context.decode(tokens, start=0)
-            np.testing.assert_array_equal(context.logits(), ours[0])
+    both = {2: alone[0].addition[0], 4: alone[1].addition[0]}
+    with Context(tiny, n_ctx=512) as context, context.control_vector(both):
+        context.decode(tokens, start=0)
+        np.testing.assert_array_equal(context.logits(), ours[0])
 
 
 def test_packs_at_one_layer_are_summed(tiny: Model) -> None:

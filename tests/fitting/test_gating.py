@@ -16,11 +16,10 @@ from fs_local.fitting import Examples, FitOptions, gated
 from fs_local.pack.file import Pack
 from fs_local.runtime.context import MICRO_BATCH, Context
 from fs_local.runtime.model import Model
-from fs_local.steering import Steering
 from fs_local.store import Store
 from tests.converters.files import directions, write_control_vector
+from tests.engine.driven import Driven, stock_logits
 from tests.packs import random_pack, synthetic_pack
-from tests.test_steering import steered_logits, stock_logits
 
 STRENGTH = 3.0
 STEERED = [2, 3, 4]
@@ -65,21 +64,18 @@ def test_it_opens_for_ir_queries_and_leaves_general_ones_bit_for_bit(
     pack.save(tmp_path / "new.fspack")
     pack = Pack.load(tmp_path / "new.fspack")
     buffer = native_buffer(tiny, vector)
-    steering = Steering(tiny, [pack])
-    with Context(tiny, n_ctx=512) as context:
+    with Driven(tiny, [pack], n_ctx=512, n_ubatch=MICRO_BATCH) as driven:
         ir, general = (
-            [(t, steering.decide(context, t)[0]) for t in (tiny.prompt_tokens(list(q.messages)) for q in some)]
+            [(t, driven.decide(t)[0]) for t in (tiny.prompt_tokens(list(q.messages)) for q in some)]
             for some in (queries.ir, queries.general["general"])
         )
         assert np.mean([d.is_open for _, d in ir]) > 0.25
         assert np.mean([d.is_open for _, d in general]) < 0.1
         tokens = next(t for t, d in general if not d.is_open)
-        np.testing.assert_array_equal(
-            steered_logits(context, steering, tokens, 3), stock_logits(tiny, tokens, 3, MICRO_BATCH)
-        )
+        np.testing.assert_array_equal(driven.logits(tokens, 3), stock_logits(tiny, tokens, 3, MICRO_BATCH))
         tokens = next(t for t, d in ir if d.opening == 1)
         np.testing.assert_array_equal(
-            steered_logits(context, steering, tokens, 3),
+            driven.logits(tokens, 3),
             stock_logits(tiny, tokens, 3, MICRO_BATCH, control_vector=buffer),
         )
 
@@ -88,13 +84,10 @@ def test_it_opens_for_ir_queries_and_leaves_general_ones_bit_for_bit(
 def test_one_pass_is_enough_up_to_the_first_steered_block(
     tiny: Model, monkeypatch: pytest.MonkeyPatch, gate_layer: int, decodes: int
 ) -> None:
-    steering = Steering(tiny, [synthetic_pack(tiny, "open", layer=STEERED, gate_layer=gate_layer)])
     counted, decode = [], Context.decode
-    with Context(tiny, n_ctx=512) as context:
-        steering.prefill(context, [1, 2])  # which looks for the native hook, once
-        context.clear()
-        monkeypatch.setattr(Context, "decode", lambda *a, **k: (counted.append(1), decode(*a, **k)))
-        assert steering.prefill(context, [1, 2, 3])[0].is_open
+    monkeypatch.setattr(Context, "decode", lambda *a, **k: (counted.append(1), decode(*a, **k)))
+    with Driven(tiny, [synthetic_pack(tiny, "open", layer=STEERED, gate_layer=gate_layer)], n_ctx=512) as driven:
+        assert driven.answer([1, 2, 3], 1).pieces[-1].decisions[0].is_open
     assert len(counted) == decodes
 
 

@@ -11,7 +11,7 @@ import pytest
 from fs_local.errors import ContextFullError, ModelError
 from fs_local.runtime.context import Context, LayerStates
 from fs_local.runtime.model import Model
-from fs_local.runtime.sampling import Sampler, SamplingOptions
+from fs_local.runtime.sampling import Sampler, Sampling
 
 pytestmark = pytest.mark.usefixtures("node_filter")
 
@@ -149,19 +149,19 @@ def test_sequences_are_apart(context: Context) -> None:
 
 def test_sampling_is_seeded_and_greedy_is_the_best_token(context: Context, tiny: Model) -> None:
     best = int(logits(context).argmax())
-    with Sampler(SamplingOptions(), tiny.n_vocab) as sampler:
+    with Sampler(Sampling.greedy(), 0, tiny.n_vocab) as sampler:
         assert sampler.sample(context) == best
 
     def draw(seed: int) -> list[int]:
-        options = SamplingOptions(temperature=1.5, top_k=0, top_p=1.0, min_p=0.0, seed=seed)
-        with Sampler(options, tiny.n_vocab) as sampler:
+        options = Sampling(temperature=1.5, top_k=0, top_p=1.0, min_p=0.0, repeat_penalty=1.0)
+        with Sampler(options, seed, tiny.n_vocab) as sampler:
             return [sampler.sample(context) for _ in range(20)]
 
     assert draw(1) == draw(1)
     assert draw(1) != draw(2)
-    with Sampler(SamplingOptions(temperature=1.0, top_k=1), tiny.n_vocab) as sampler:
+    with Sampler(Sampling(top_k=1, repeat_penalty=1.0), 0, tiny.n_vocab) as sampler:
         assert {sampler.sample(context) for _ in range(5)} == {best}
-    with Sampler(SamplingOptions(repeat_penalty=1e6), tiny.n_vocab) as sampler:
+    with Sampler(Sampling(temperature=0, repeat_penalty=1e6), 0, tiny.n_vocab) as sampler:
         drawn = [sampler.sample(context) for _ in range(5)]
     assert len(set(drawn)) == 5
 

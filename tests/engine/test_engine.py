@@ -1,0 +1,496 @@
+"""Many requests at once: each is answered as it would be alone, and what goes wrong with one is its own."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import random
+import threading
+import time
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+from fs_local.engine import (
+    Engine,
+    EngineClosed,
+    EngineFull,
+    Piece,
+    Prompt,
+    Request,
+    Sampling,
+    Span,
+    Steer,
+    Stream,
+)
+from fs_local.engine.cells import Cells, parts_of
+from fs_local.engine.prefill import Prefill, same_sums_from
+from fs_local.errors import ContextFullError, FitError, FsLocalError, ModelError, PackError
+from fs_local.pack.file import Pack
+from fs_local.runtime.model import Model
+from tests.engine.driven import Driven, stock_logits
+from tests.packs import synthetic_pack
+
+LENGTHS = (2, 30, 63, 64, 65, 100, 128, 200, 512, 513, 514, 576, 600)
+OFF = Steer(enabled=False)
+
+
+def prompt_of(n: int, seed: int = 0, user: int = 8) -> Prompt:
+    rng = random.Random(f"{n} {seed}")
+    return Prompt(tuple(rng.randrange(4, 250) for _ in range(n)), Span(max(0, n - user), n), max(0, n - user - 1))
+
+
+def asked(prompt: Prompt, n: int | None = 6, **more: object) -> Request:
+    return Request(prompt, **{"sampling": Sampling.greedy(), "max_tokens": n, **more})  # type: ignore[arg-type]
+
+
+def text(stream: Stream) -> str:
+    return "".join(p.text for p in stream)
+
+
+def last(stream: Stream) -> Piece:
+    return list(stream)[-1]
+
+
+@pytest.fixture(scope="module")
+def packs(tiny: Model) -> list[Pack]:
+    return [
+        synthetic_pack(tiny, "half", layer=3, gate_layer=2, seed=1, name="half"),
+        synthetic_pack(tiny, "closed", layer=2, gate_layer=4, seed=2, name="closed"),
+    ]
+
+
+@pytest.fixture
+def engine(tiny: Model, packs: list[Pack]) -> Iterator[Engine]:
+    with Engine(tiny, packs, n_ctx=1024, n_seq=4) as engine:
+        yield engine
+
+
+# --- bits
+
+
+@pytest.mark.usefixtures("node_filter")
+@pytest.mark.parametrize("gate", ["half", "closed"])
+def test_decisions_under_load_are_those_of_the_query_alone(tiny: Model, gate: str) -> None:
+    pack, rng = synthetic_pack(tiny, gate, layer=3, gate_layer=2), random.Random(0)
+    with Driven(tiny, [pack], n_ubatch=512) as alone:
+        decided = {n: alone.decide(prompt_of(n), steer=Steer(exact=True))[0] for n in LENGTHS}
+    with Driven(tiny, [pack], n_ubatch=512) as driven:
+        for n in [*LENGTHS, *reversed(LENGTHS)]:
+            others = [driven.begin(prompt_of(rng.randrange(5, 90), i), rng.randrange(1, 60)) for i in range(3)]
+            others[0].mailbox.cancelled = rng.random() < 0.5
+            (found,) = driven.answer(prompt_of(n), 2).pieces[-1].decisions
+            assert found.opening == decided[n].opening
+            np.testing.assert_array_equal(found.vector, decided[n].vector)
+        assert driven.worker.n_at_work > 1
+
+
+def test_without_their_place_in_the_pool_decisions_would_depend_on_load(
+    tiny: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What `Cells` does is needed: llama.cpp's attention sums in tiles of the pool."""
+    monkeypatch.setattr(Cells, "aligned", lambda self, seq, n_rows: True)
+    pack = synthetic_pack(tiny, "half", layer=3, gate_layer=2)
+    with Driven(tiny, [pack], n_ubatch=512) as driven:
+        (alone,) = driven.decide(prompt_of(100), steer=Steer(exact=True))
+        driven.begin(prompt_of(37), 500)
+        (beside,) = driven.decide(prompt_of(100))
+    assert not np.array_equal(alone.vector, beside.vector)
+
+
+def test_closed_turns_after_steered_ones_are_stocks(tiny: Model) -> None:
+    """The steered turn's prompt and answer are evaluated anew, unsteered, in the parts that llama.cpp takes by itself."""
+    pack = synthetic_pack(tiny, "half", layer=3, gate_layer=2)
+    first = prompt_of(70)
+    with Driven(tiny, [pack]) as driven:
+        opened = driven.answer(first, 10)
+        assert opened.pieces[-1].decisions[0].is_open
+        said = opened.work.tokens
+        second = Prompt((*said, *prompt_of(20, 1).tokens), Span(85, 100), 80)
+        answer = driven.answer(second, 3, steer=OFF)
+        assert answer.pieces[-1].cached_tokens == 0
+        np.testing.assert_array_equal(np.stack(answer.logits), stock_logits(tiny, second.tokens, 3))
+
+
+def test_a_closed_conversation_evaluates_what_is_new_as_llama_cpp_does(tiny: Model) -> None:
+    with Driven(tiny, [synthetic_pack(tiny, "closed", layer=3, gate_layer=2)], n_ubatch=512) as driven:
+        first = driven.answer(prompt_of(40), 10)
+        more = list(prompt_of(20, 1).tokens)
+        second = driven.answer(Prompt((*first.work.tokens, *more), Span(55, 70), 50), 3)
+        assert second.pieces[-1].cached_tokens == 49  # all that was evaluated: not the last token drawn
+        from fs_local.runtime.context import Context
+
+        with Context(tiny, n_ctx=2048) as context:
+            context.decode(prompt_of(40).tokens, start=0)
+            for i, token in enumerate(first.work.tokens[40:49]):
+                context.decode([token], start=40 + i)
+            context.decode([first.work.tokens[49], *more], start=49)
+            np.testing.assert_array_equal(second.logits[0], context.logits())
+
+
+@pytest.mark.parametrize("n", [40, 200])
+def test_a_shared_beginning_is_evaluated_once_and_keeps_all_bits(tiny: Model, n: int) -> None:
+    pack = synthetic_pack(tiny, "closed", layer=3, gate_layer=2)
+    one = prompt_of(n)
+    other = Prompt((*one.tokens[: n - 10], *prompt_of(10, 1).tokens), Span(n - 8, n), 0)
+    with Driven(tiny, [pack], n_ubatch=512) as driven:
+        alone = driven.logits(other, 1)
+    with Driven(tiny, [pack], n_ubatch=512) as driven:
+        driven.answer(one)
+        again = driven.answer(other, 1)
+    np.testing.assert_array_equal(np.stack(again.logits), alone)
+    assert again.pieces[-1].cached_tokens == (n - 10 if n < 64 else 128)
+
+
+def test_parts_and_where_they_can_be_taken_up() -> None:
+    assert parts_of(513, 512) == [(0, 448), (448, 513)]
+    assert parts_of(514, 512) == [(0, 512), (512, 514)]
+    assert same_sums_from(39, 40, 512) == 38
+    assert same_sums_from(190, 200, 512) == 128
+    assert same_sums_from(512, 514, 512) == 512
+    assert same_sums_from(500, 514, 512) == 448
+
+
+def test_tokens_beside_others_are_nearly_always_those_alone(engine: Engine) -> None:
+    prompts = [prompt_of(20 + i, i) for i in range(8)]
+    alone = [text(engine.submit(asked(p, 12, steer=Steer(exact=True)))) for p in prompts]
+    together = [engine.submit(asked(p, 12)) for p in prompts]
+    assert np.mean([text(s) == a for s, a in zip(together, alone, strict=True)]) >= 0.7
+
+
+@pytest.mark.usefixtures("node_filter")
+def test_each_is_steered_by_its_own(tiny: Model, packs: list[Pack]) -> None:
+    """Additions in one batch are those of each alone: at strengths where another's would show."""
+    strengths = [0.0, 0.5, 1.0, 4.0]
+    steer = [Steer(strengths={"half": s}) for s in strengths]
+    with Driven(tiny, packs) as driven:
+        alone = [driven.logits(prompt_of(20), 6, steer=Steer(strengths={"half": s}, exact=True)) for s in strengths]
+        together = [driven.begin(prompt_of(20), 6, steer=s) for s in steer]
+        driven.finish()
+        for one, a in zip(together, alone, strict=True):
+            np.testing.assert_allclose(np.stack(one.logits), a, atol=0.05)
+        assert not np.allclose(alone[0], alone[1], atol=0.05)
+
+
+# --- asking
+
+
+def test_a_stream_has_text_tokens_and_an_end(engine: Engine) -> None:
+    pieces = list(engine.submit(asked(prompt_of(20), 9)))
+    assert [p.finish_reason for p in pieces] == [None] * (len(pieces) - 1) + ["length"]
+    assert sum(len(p.tokens) for p in pieces) == pieces[-1].generated_tokens == 9
+    assert (pieces[-1].prompt_tokens, pieces[-1].cached_tokens) == (20, 0)
+    assert [d.pack for d in pieces[0].decisions] == ["half", "closed"]
+
+
+def test_sampling_is_seeded_and_the_seed_is_told(engine: Engine) -> None:
+    sampling = Sampling(temperature=2.0, top_k=0, top_p=1.0, min_p=0.0)
+    first = list(engine.submit(asked(prompt_of(20), 12, sampling=sampling)))
+    again = Sampling(temperature=2.0, top_k=0, top_p=1.0, min_p=0.0, seed=first[-1].seed)
+    tokens = [t for p in first for t in p.tokens]
+    assert [t for p in engine.submit(asked(prompt_of(20), 12, sampling=again)) for t in p.tokens] == tokens
+    other = [t for p in engine.submit(asked(prompt_of(20), 12, sampling=sampling)) for t in p.tokens]
+    assert other != tokens
+
+
+def test_bias_penalties_and_masks_steer_the_draw(engine: Engine) -> None:
+    def tokens(**sampling: object) -> list[int]:
+        chosen = Sampling(**{"temperature": 0.0, "repeat_penalty": 1.0, **sampling})  # type: ignore[arg-type]
+        return [t for p in engine.submit(asked(prompt_of(20), 8, sampling=chosen)) for t in p.tokens]
+
+    plain = tokens()
+    assert set(tokens(logit_bias={77: 1e6})) == {77}
+    assert plain[0] not in tokens(logit_bias={plain[0]: float("-inf")})
+    assert len(set(tokens(presence_penalty=1e6))) == 8
+    assert len(set(tokens(repeat_penalty=1e6))) == 8
+    seen: list[list[int]] = []
+
+    def mask(so_far: object) -> bytes | None:
+        seen.append(list(so_far))  # type: ignore[call-overload]
+        only = np.zeros(260, dtype=np.uint8)
+        only[[65, 66]] = 1
+        return np.packbits(only, bitorder="little").tobytes() if len(seen) > 1 else None
+
+    drawn = [t for p in engine.submit(asked(prompt_of(20), 4, mask=mask)) for t in p.tokens]
+    assert drawn[0] == plain[0]
+    assert set(drawn[1:]) <= {65, 66}
+    assert seen == [drawn[:i] for i in range(4)]
+
+
+def test_log_probabilities_are_of_the_logits(tiny: Model) -> None:
+    with Driven(tiny) as driven:
+        answer = driven.answer(prompt_of(20), 3, logprobs=3)
+        found = [x for p in answer.pieces for x in p.logprobs]
+        for one, logits in zip(found, answer.logits, strict=True):
+            exact = logits.astype(np.float64) - np.log(np.exp(logits.astype(np.float64)).sum())
+            assert one.logprob == pytest.approx(exact[one.token], abs=1e-4)
+            assert [t for t, _, _ in one.top] == np.argsort(-exact, kind="stable")[:3].tolist()
+            assert one.text == tiny.piece(one.token)
+
+
+def test_given_answers_are_scored_as_they_are_drawn(engine: Engine, tiny: Model) -> None:
+    for steer in (OFF, Steer()):
+        drawn = list(engine.submit(asked(prompt_of(20), 5, steer=steer, logprobs=0)))
+        tokens = tuple(t for p in drawn for t in p.tokens)
+        answers = (tokens, (7,), (), tuple(range(10, 90)))
+        piece = last(engine.submit(asked(prompt_of(20), answers=answers, steer=steer, keep_logits=True)))
+        assert [len(s) for s in piece.scores] == [5, 1, 0, 80]
+        np.testing.assert_allclose(piece.scores[0], [x.logprob for p in drawn for x in p.logprobs], atol=0.02)
+        assert [x.shape for x in piece.logits] == [(n, tiny.n_vocab) for n in (5, 1, 0, 80)]
+        assert piece.finish_reason == "stop"
+
+
+def test_an_event_loop_reads_many_streams(engine: Engine) -> None:
+    expected = [text(engine.submit(asked(prompt_of(20, i), 8))) for i in range(3)]
+
+    async def read(i: int) -> str:
+        return "".join([p.text async for p in engine.submit(asked(prompt_of(20, i), 8))])
+
+    async def main() -> list[str]:
+        return list(await asyncio.gather(*(read(i) for i in range(3))))
+
+    assert [len(t) for t in asyncio.run(main())] == [len(t) for t in expected]
+
+
+def test_packs_are_changed_for_those_that_come_later(engine: Engine, tiny: Model) -> None:
+    prompt = prompt_of(20)
+    engine.set_strength("half", 0.25)
+    assert [d.strength for d in engine.decide(prompt)] == [0.25, 0.7]
+    engine.enable("closed", False)
+    assert [d.pack for d in engine.decide(prompt)] == ["half"]
+    engine.replace_pack(synthetic_pack(tiny, "open", layer=1, gate_layer=1, name="closed"))
+    assert not engine.is_enabled("closed")
+    engine.enable("closed", True)
+    assert [d.opening == 1 for d in engine.decide(prompt)] == [False, True]
+    assert engine.decide(prompt, OFF) == []
+    for change in (lambda: engine.set_strength("no", 1), lambda: engine.enable("no", True)):
+        with pytest.raises(PackError, match="no pack 'no'"):
+            change()
+    for steer in (Steer(disabled=frozenset({"no"})), Steer(strengths={"half": float("nan")})):
+        with pytest.raises(PackError):
+            engine.decide(prompt, steer)
+
+
+def test_who_is_more_urgent_is_served_first(tiny: Model) -> None:
+    with Driven(tiny, n_seq=1) as driven:
+        running = driven.begin(prompt_of(10), 3)
+        driven.worker.turn()
+        late, urgent = driven.begin(prompt_of(11), 1), driven.begin(prompt_of(12), 1, priority=1)
+        while not urgent.is_done:
+            driven.worker.turn()
+        assert running.is_done
+        assert not late.is_done
+
+
+# --- what goes wrong
+
+
+def test_cancelling_takes_effect_within_one_part_or_token(tiny: Model) -> None:
+    with Driven(tiny, [synthetic_pack(tiny, "half", layer=3, gate_layer=2)]) as driven:
+        long = driven.begin(prompt_of(400), 5)
+        driven.worker.turn()
+        assert driven.worker.n_at_work == 1
+        long.mailbox.cancelled = True
+        driven.worker.turn()
+        assert driven.worker.is_idle
+        for turns in (1, 3):
+            answer = driven.begin(prompt_of(20), 50)
+            waiting = driven.begin(prompt_of(21), 50)
+            waiting.mailbox.cancelled = True
+            for _ in range(turns):
+                driven.worker.turn()
+            answer.mailbox.cancelled = True
+            driven.worker.turn()
+            assert driven.worker.is_idle
+        driven.worker.forget()
+        assert driven.worker.cells_used == 0
+        alone = driven.logits(prompt_of(30), 3)
+    with Driven(tiny, [synthetic_pack(tiny, "half", layer=3, gate_layer=2)]) as fresh:
+        np.testing.assert_array_equal(fresh.logits(prompt_of(30), 3), alone)
+
+
+def test_the_newest_makes_room_and_comes_back(tiny: Model, packs: list[Pack]) -> None:
+    with Driven(tiny, packs, n_ctx=256, n_seq=4) as driven:
+        alone = [driven.answer(prompt_of(30, i), 60).text for i in range(4)]
+        answers = [driven.begin(prompt_of(30, i), 60) for i in range(4)]
+        driven.finish()
+        assert driven.worker.evicted > 0
+        assert all(a.pieces[-1].finish_reason == "length" for a in answers)
+        assert [len(a.work.tokens) for a in answers] == [90] * 4
+        assert np.mean([a.text[:20] == b[:20] for a, b in zip(answers, alone, strict=True)]) >= 0.5
+
+
+def test_a_lone_answer_ends_with_the_context(tiny: Model) -> None:
+    with Driven(tiny, n_ctx=256) as driven:
+        answer = driven.answer(prompt_of(200), None, sampling=Sampling(temperature=0, logit_bias={2: -1e9, 0: -1e9}))
+        assert answer.pieces[-1].finish_reason == "context"
+        assert len(answer.work.tokens) == 256
+        with pytest.raises(ContextFullError, match=r"256 tokens, and the context 256.*shorten it or raise --ctx"):
+            driven.answer(prompt_of(256), 1)
+        assert driven.answer(prompt_of(20), 3).is_done
+
+
+def test_what_a_mask_raises_ends_that_one_alone(engine: Engine) -> None:
+    def mask(so_far: object) -> bytes:
+        raise ZeroDivisionError("in a mask")
+
+    good = engine.submit(asked(prompt_of(20), 20))
+    bad = engine.submit(asked(prompt_of(21), 20, mask=mask))
+    none = engine.submit(asked(prompt_of(22), 20, mask=lambda so_far: bytes(40)))
+    with pytest.raises(ZeroDivisionError):
+        list(bad)
+    with pytest.raises(FsLocalError, match="allows no further token"):
+        list(none)
+    assert last(good).generated_tokens == 20
+
+
+def test_a_hook_that_raises_ends_that_one_alone(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    take = Prefill._take
+
+    def fail(self: Prefill, *rest: object) -> None:
+        if len(self._prompt.tokens) == 21:
+            raise ZeroDivisionError("in a hook")
+        take(self, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Prefill, "_take", fail)
+    good = engine.submit(asked(prompt_of(20), 20))
+    with pytest.raises(ZeroDivisionError):
+        list(engine.submit(asked(prompt_of(21), 20)))
+    assert last(good).generated_tokens == 20
+
+
+def test_a_decode_that_fails_is_taken_apart(tiny: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Driven(tiny) as driven:
+        step = Cells.step
+        answers = [driven.begin(prompt_of(20, i), 10) for i in range(3)]
+
+        def fail(self: Cells, tokens: list[int], positions: list[int], sequences: list[int]) -> None:
+            if answers[1].work.seq in sequences:
+                raise ModelError("llama.cpp failed to decode")
+            step(self, tokens, positions, sequences)
+
+        monkeypatch.setattr(Cells, "step", fail)
+        driven.finish()
+        with pytest.raises(ModelError):
+            _ = answers[1].pieces
+        assert [len(answers[i].work.tokens) for i in (0, 2)] == [30, 30]
+
+
+def test_what_is_no_number_ends_that_one_and_is_wiped_out(tiny: Model, packs: list[Pack]) -> None:
+    with Driven(tiny, packs) as driven:
+        alone = driven.logits(prompt_of(100), 3)
+        good = driven.begin(prompt_of(30), 12)
+        driven.worker.turn()
+        with pytest.raises(FitError, match="not finite"):
+            driven.answer(prompt_of(20), steer=Steer(given=(_huge(driven, float("inf")),)))
+        with pytest.raises(ModelError, match="no longer made of numbers"):
+            driven.answer(prompt_of(20), 30, steer=Steer(given=(_huge(driven, 3e38),)))
+        driven.finish()
+        assert len(good.work.tokens) == 42
+        np.testing.assert_array_equal(driven.logits(prompt_of(100), 3), alone)
+
+
+def _huge(driven: Driven, size: float) -> object:
+    from fs_local.engine import Decision
+
+    rng = np.random.default_rng(0)
+    vector = (size * rng.uniform(0.5, 1, driven.context.model.width)).astype(np.float32)
+    return Decision.of_vectors({3: vector, 4: vector})
+
+
+def test_a_closed_engine_ends_its_streams(tiny: Model) -> None:
+    engine = Engine(tiny, n_ctx=512, n_seq=2)
+    streams = [engine.submit(asked(prompt_of(20, i), None)) for i in range(4)]
+    next(streams[0])
+    engine.close()
+    for stream in streams:
+        with pytest.raises(EngineClosed, match="was closed before"):
+            list(stream)
+    with pytest.raises(EngineClosed, match="load the model again"):
+        engine.submit(asked(prompt_of(20)))
+    engine.close()
+
+
+def test_a_model_closed_under_an_engine_ends_its_streams(tiny_path: object) -> None:
+    model = Model.load(tiny_path)  # type: ignore[arg-type]
+    with Engine(model, n_ctx=1024) as engine:
+        stream = engine.submit(asked(prompt_of(20), None, sampling=Sampling(temperature=0, logit_bias={2: -1e9})))
+        next(stream)
+        model.close()
+        with pytest.raises(ModelError, match="is closed; load it again"):
+            list(stream)
+        with pytest.raises(ModelError, match="is closed; load it again"):
+            last(engine.submit(asked(prompt_of(20))))
+
+
+def test_the_queue_has_a_bound(tiny: Model) -> None:
+    with Engine(tiny, n_ctx=512, n_seq=1, max_waiting=1) as engine:
+        streams = [engine.submit(asked(prompt_of(20, i), None)) for i in range(2)]
+        with pytest.raises(EngineFull, match="try again"):
+            engine.submit(asked(prompt_of(20)))
+        for stream in streams:
+            stream.close()
+        while engine.stats.waiting or engine.stats.at_work:
+            time.sleep(0.01)
+        assert last(engine.submit(asked(prompt_of(20), 2))).generated_tokens == 2
+
+
+def test_a_stream_that_nobody_reads_holds_nothing_up(engine: Engine) -> None:
+    unread = [engine.submit(asked(prompt_of(20, i), 30)) for i in range(4)]
+    assert last(engine.submit(asked(prompt_of(25), 5))).generated_tokens == 5
+    assert [last(s).generated_tokens for s in unread] == [30] * 4
+    dropped = [engine.submit(asked(prompt_of(20, i), None)) for i in range(4)]
+    del dropped
+    gc.collect()
+    deadline = time.monotonic() + 20
+    while engine.stats.at_work or engine.stats.waiting:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_an_engine_that_nobody_holds_ends(tiny: Model) -> None:
+    def begin() -> Stream:
+        return Engine(tiny, n_ctx=512).submit(asked(prompt_of(20), None))
+
+    stream = begin()
+    gc.collect()
+    with pytest.raises(EngineClosed):
+        list(stream)
+    assert not [t for t in threading.enumerate() if t.name == "fs-local engine" and not t.is_alive()]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+def test_a_forked_process_is_told(engine: Engine) -> None:
+    stream = engine.submit(asked(prompt_of(20), 3))
+    child = os.fork()
+    if child == 0:
+        refused = 0
+        for do in (lambda: engine.submit(asked(prompt_of(20))), lambda: next(stream)):
+            try:
+                do()
+            except EngineClosed:
+                refused += 1
+        os._exit(refused)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 2
+    assert last(stream).generated_tokens == 3
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: Request(Prompt((), Span(0, 1), 0)),
+        lambda: Request(Prompt((1, 2), Span(0, 3), 0)),
+        lambda: Request(Prompt((1, 2), Span(0, 2), 2)),
+        lambda: asked(prompt_of(5), -1),
+        lambda: asked(prompt_of(5), stop=("",)),
+        lambda: asked(prompt_of(5), logprobs=-1),
+        lambda: Sampling(temperature=float("nan")),
+        lambda: Sampling(top_p=0),
+        lambda: Sampling(logit_bias={5: float("nan")}),
+    ],
+)
+def test_impossible_requests_say_so(make: object) -> None:
+    with pytest.raises(FsLocalError):
+        make()  # type: ignore[operator]
