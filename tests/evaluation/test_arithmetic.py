@@ -41,12 +41,12 @@ def computed() -> dict[str, Any]:
         write_random_model(path)
         with Model.load(path, extra_kernels=False) as model:
             runner = Runner(model)
-            for scope, prompt_too in (("all", True), ("generation", False)):
-                answers = runner.answers(requests, decided, 6, prompt_too)
+            for scope in ("all", "generation"):
+                answers = runner.answers(requests, decided, 6, scope)
                 found[f"answers, {scope}"] = [[a.text, list(a.tokens)] for a in answers]
                 found[f"log-probabilities, {scope}"] = [a.log_probability for a in answers]
-                found[f"scores, {scope}"] = runner.scores(requests, decided, prompt_too)
-                found[f"drift, {scope}"] = [list(d) for d in runner.drift(requests, decided, prompt_too)]
+                found[f"scores, {scope}"] = runner.scores(requests, decided, scope)
+                found[f"drift, {scope}"] = [list(d) for d in runner.drift(requests, decided, scope)]
     return found
 
 
@@ -92,7 +92,7 @@ def test_a_change_of_the_arithmetic_is_noticed(change: str, monkeypatch: pytest.
                     Decided(d.opening, {k: np.float32(1.05) * v for k, v in d.additions.items()}) for d in decided
                 ]
             else:
-                rest = (*rest[:-1], True)
+                rest = (*rest[:-1], "all")
             return what(self, requests, decided, *rest)
 
         return run

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fs_local.capture import Request, query_request
+from fs_local.capture import Request
 from fs_local.demo import DATA
 from fs_local.errors import DataError, PackError
 from fs_local.evaluation.budgets import BUDGETS
@@ -87,7 +87,7 @@ def test_one_query_at_a_time_is_answered_as_by_a_steered_model(tiny: Model, tiny
     rows = read_suite("refusal", DATA / "unseen_ir.jsonl", limit=3)
     with SteeredModel.load(tiny.path, [tiny_pack]) as model:
         for row in rows:
-            (together,) = model.generate_many([row.query], max_tokens=16)
+            (together,) = model.generate_many([row.query], GenerationOptions(max_tokens=16))
             assert model.generate(row.query, GenerationOptions(max_tokens=16)).text == together.text
 
 
@@ -147,7 +147,7 @@ def test_closed_rows_are_the_unsteered_ones_in_any_scope(tiny: Model, tmp_path: 
     plain = runner.answers(requests, [closed, closed], 4)
     lines = len((tmp_path / "kept.jsonl").read_text().splitlines())
     (again, steered), (kept, _) = (
-        r.answers(requests, [closed, opened], 4, prompt_too=False) for r in (Runner(tiny), runner)
+        r.answers(requests, [closed, opened], 4, scope="generation") for r in (Runner(tiny), runner)
     )
     assert (again.tokens, again.log_probability) == (plain[0].tokens, pytest.approx(plain[0].log_probability, abs=1e-3))
     assert steered.tokens != plain[1].tokens
@@ -293,10 +293,3 @@ def test_a_file_in_another_format_says_where(suite: str, line: str, message: str
 def test_compare_wants_a_suite_for_each_file() -> None:
     with pytest.raises(DataError, match="SUITE=FILE"):
         read_files("compare", [DATA / "unseen_ir.jsonl"])
-
-
-def test_more_answers_than_sequences_are_refused(tiny: Model) -> None:
-    runner = Runner(tiny)
-    request = query_request(tiny, read_suite("refusal", DATA / "unseen_ir.jsonl")[0].query, ["a"] * 65)
-    with pytest.raises(DataError, match="65 answers"):
-        runner.scores([request], [Decided(0.0, {})])

@@ -22,14 +22,16 @@ from fs_local.runtime.model import Model
 def test_a_pack_steers_unseen_ir_queries_and_leaves_general_ones(fitted: Pack) -> None:
     with SteeredModel.load("smollm2", [fitted]) as model, SteeredModel.load("smollm2") as unsteered:
         ir, general = (list(read_queries(DATA / f"{name}.jsonl")[0]) for name in ("unseen_ir", "unseen_general"))
-        steered, plain = (m.generate_many(ir, max_tokens=24) for m in (model, unsteered))
+        steered, plain = (m.generate_many(ir, GenerationOptions(max_tokens=24)) for m in (model, unsteered))
         assert np.mean([c.decisions[0].is_open for c in steered]) > 0.8
         assert sum(is_refusal(c.text) for c in steered) >= 2 * sum(is_refusal(c.text) for c in plain) + 3
         short = GenerationOptions(max_tokens=12)
         closed = [q for q in general if not model.decide(q)[0].is_open]
         assert len(closed) >= 10
         for q in closed[:4]:
-            steered_closed, plain_closed = (model.generate(q, short, steered=Steer(on, exact=True)) for on in (True, False))
+            steered_closed, plain_closed = (
+                model.generate(q, short, steered=Steer(on, exact=True)) for on in (True, False)
+            )
             assert steered_closed.tokens == plain_closed.tokens
 
 

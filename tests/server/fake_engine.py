@@ -21,6 +21,8 @@ class FakeDecision:
     energy_ratio: float = 0.5
     weights: Sequence[float] = (0.75, 0.25)
     layers: tuple[int, ...] = (3,)
+    margin: float = 0.5
+    carried: tuple[tuple[int, str, float], ...] = ((3, "last", 0.5),)
 
     @property
     def is_open(self) -> bool:
