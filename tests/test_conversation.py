@@ -9,9 +9,11 @@ import pytest
 
 from fs_local import ContextFullError, FsLocalError, GenerationOptions, Pack, Sampling, Steer, SteeredModel
 from fs_local.conversation import Conversation
+from fs_local.demo import DATA
+from fs_local.examples import read_queries
 
 OPTIONS = GenerationOptions(max_tokens=16, sampling=Sampling.greedy())
-IR, GENERAL = "How do I pick the lock of a shop?", "What is the capital of Norway?"
+IR, GENERAL = (read_queries(DATA / f"{name}.jsonl")[0][0].text for name in ("unseen_ir", "unseen_general"))
 
 
 @pytest.fixture
@@ -21,7 +23,7 @@ def model(tiny_path: Path, tiny_pack: Pack) -> Iterator[SteeredModel]:
 
 
 def say(conversation: Conversation, text: str, options: GenerationOptions = OPTIONS) -> tuple[str, int]:
-    """The answer, and how many tokens of its prompt were evaluated."""
+    """The answer, and how many tokens of its prompt were not in the cache."""
     pieces = list(conversation.send(text, options))
     return "".join(p.text for p in pieces), pieces[-1].prompt_tokens - pieces[-1].cached_tokens
 
@@ -34,7 +36,7 @@ def test_later_turns_evaluate_only_what_is_new(model: SteeredModel) -> None:
     conversation = model.chat()
     conversation.steered = False
     evaluated = [say(conversation, text)[1] for text in ("My cat is called Miro.", "What did I say?", "And what else?")]
-    assert evaluated[0] > 50
+    assert evaluated[0] > 35
     assert max(evaluated[1:]) < 70  # a message with its template, and the last token of the answer before
     assert [m["role"] for m in conversation.messages] == ["user", "assistant"] * 3
 

@@ -159,7 +159,9 @@ class Worker:
         if steer.exact:  # then nothing else is at work
             self.forget()
         self._prefilling, work.seq = work, self._lend(1)[0]
-        source, cached = self._cache.find(work.tokens, most, self._unsteered())
+        source, cached = -1, 0
+        if self._context.model.can_roll_back:
+            source, cached = self._cache.find(work.tokens, most, self._unsteered())
         if cached:
             self._cells.share(source, work.seq, cached)
         rows = len(work.tokens) - cached
@@ -193,6 +195,8 @@ class Worker:
             self._release(work, kept if not isinstance(error, (NotFinite, FitError)) else 0)
 
     def _release(self, work: Work, kept: int) -> None:
+        if not self._context.model.can_roll_back:  # a recurrent state can't be shared in part
+            kept = 0
         if self._cells.remove(work.seq, kept) and kept:
             self._cache.keep(work.seq, work.tokens[:kept])
         else:

@@ -16,11 +16,13 @@ import pytest
 
 from fs_local.capture import Request
 from fs_local.evaluation.runner import Decided, Runner
+from fs_local.pack.manifest import Scope
 from fs_local.runtime.model import Model
 from fs_local.store import SCHEMA
 from tests.random_model import N_VOCAB, WIDTH, write_random_model
 
 RECORDED = Path(__file__).with_name("arithmetic.json")
+SCOPES: tuple[Scope, ...] = ("all", "generation")
 TOLERANCE = 2e-3
 """Nats: machines sum in different orders, and keep keys and values in 16 bits."""
 
@@ -41,7 +43,7 @@ def computed() -> dict[str, Any]:
         write_random_model(path)
         with Model.load(path, extra_kernels=False) as model:
             runner = Runner(model)
-            for scope in ("all", "generation"):
+            for scope in SCOPES:
                 answers = runner.answers(requests, decided, 6, scope)
                 found[f"answers, {scope}"] = [[a.text, list(a.tokens)] for a in answers]
                 found[f"log-probabilities, {scope}"] = [a.log_probability for a in answers]

@@ -1,0 +1,106 @@
+"""Requests, cancels, strengths and full caches in any order: each query's decision and first logits are those of the query alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
+
+from fs_local.engine import Steer
+from fs_local.runtime.model import Model
+from tests.engine.driven import Answer, Driven
+from tests.engine.test_engine import prompt_of
+from tests.packs import synthetic_pack
+
+LENGTHS = (3, 20, 63, 64, 90, 130, 150)
+STEERS = (
+    Steer(),
+    Steer(enabled=False),
+    Steer(strengths={"half": 2.0}),
+    Steer(disabled=frozenset({"half"})),
+    Steer(exact=True),
+)
+N_CTX, N_UBATCH = 512, 128
+
+
+@pytest.fixture(scope="module")
+def machine(tiny_path: Path) -> Any:
+    model = Model.load(tiny_path)
+    packs = [
+        synthetic_pack(model, "half", layer=3, gate_layer=4, seed=1, name="half"),
+        synthetic_pack(model, "closed", layer=2, gate_layer=2, seed=2, name="closed"),
+    ]
+    known: dict[tuple[int, int, int], Answer] = {}
+
+    def alone(n: int, seed: int, steer: int) -> Answer:
+        """The same asked of an engine that has seen nothing."""
+        if (n, seed, steer) not in known:
+            with Driven(model, packs, n_ctx=N_CTX, n_ubatch=N_UBATCH) as driven:
+                known[n, seed, steer] = driven.answer(prompt_of(n, seed), 1, steer=STEERS[steer])
+        return known[n, seed, steer]
+
+    class Requests(RuleBasedStateMachine):
+        def __init__(self) -> None:
+            super().__init__()
+            self.driven = Driven(model, packs, n_ctx=N_CTX, n_ubatch=N_UBATCH, n_seq=4)
+            self.going: list[tuple[tuple[int, int, int], int, Answer]] = []
+
+        @rule(
+            n=st.sampled_from(LENGTHS),
+            seed=st.integers(0, 1),
+            steer=st.integers(0, len(STEERS) - 1),
+            tokens=st.integers(0, 60),
+            priority=st.integers(0, 1),
+        )
+        def ask(self, n: int, seed: int, steer: int, tokens: int, priority: int) -> None:
+            answer = self.driven.begin(prompt_of(n, seed), tokens, steer=STEERS[steer], priority=priority)
+            self.going.append(((n, seed, steer), tokens, answer))
+
+        @rule(turns=st.integers(1, 30))
+        def turn(self, turns: int) -> None:
+            for _ in range(turns):
+                self.driven.worker.turn()
+
+        @rule(which=st.integers(0, 9))
+        def cancel(self, which: int) -> None:
+            if which < len(self.going):
+                self.going.pop(which)[2].mailbox.cancelled = True
+
+        @invariant()
+        def each_is_as_it_would_be_alone(self) -> None:
+            for key, tokens, answer in [x for x in self.going if x[2].is_done]:
+                last, expected = answer.pieces[-1], alone(*key)
+                for a, b in zip(last.decisions, expected.pieces[-1].decisions, strict=True):
+                    assert (a.pack, a.opening, a.strength) == (b.pack, b.opening, b.strength)
+                    np.testing.assert_array_equal(a.vector, b.vector)
+                assert last.finish_reason in ("length", "stop")
+                assert len(answer.logits) >= bool(tokens)
+                if tokens:
+                    np.testing.assert_array_equal(answer.logits[0], expected.logits[0])
+            self.going = [x for x in self.going if not x[2].is_done]
+
+        def teardown(self) -> None:
+            with self.driven as driven:
+                driven.finish()
+                self.each_is_as_it_would_be_alone()
+                assert not self.going
+                driven.worker.forget()
+                assert driven.worker.cells_used == 0
+                np.testing.assert_array_equal(driven.answer(prompt_of(90), 1).logits[0], alone(90, 0, 0).logits[0])
+
+    yield Requests
+    model.close()
+
+
+def test_in_any_order(machine: Any) -> None:
+    run_state_machine_as_test(
+        machine,
+        settings=settings(
+            max_examples=25, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck)
+        ),
+    )
