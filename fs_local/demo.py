@@ -58,14 +58,14 @@ def demo_examples() -> Examples:
     """96 pairs about refusing, and 96 general queries."""
     pairs, pairs_file = read_pairs(DATA / "refusal_pairs.jsonl")
     general, general_file = read_queries(DATA / "general.jsonl")
-    return Examples(pairs, general=general, files={"pairs": pairs_file, "general": general_file})
+    return Examples(pairs, general={"general": general}, files={"pairs": pairs_file, "general": general_file})
 
 
 def fit_demo_pack(model: str | Path, progress: Callable[[str, int, int], None] | None = None) -> Pack:
     """Fits the refusal pack with a model."""
     with Model.load(resolve_model(model)) as loaded:
-        # one layer and no residual, to be quick: a whole search takes several minutes more
-        options = FitOptions(name="refusal", layers=(max(1, loaded.n_layer // 3),), residual_rank=0)
+        # one layer, no residual and no background, to be quick: a whole search takes several minutes more
+        options = FitOptions(name="refusal", layers=(max(1, loaded.n_layer // 3),), residual_rank=0, background=False)
         return fit(loaded, demo_examples(), options, progress).pack
 
 

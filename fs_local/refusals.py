@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from fs_local.errors import DataError
-from fs_local.examples import Pair, Query, read_queries
+from fs_local.examples import Pair, Query
 
 MAX_OPENINGS = 16
 """On a side: all of a pair's answers are sequences of one batch."""
@@ -63,8 +63,3 @@ def _texts(found: Any, name: str, path: Path) -> tuple[str, ...]:
             f"{path}: `{name}` has {len(side)} texts, and every pair gets them all; give at most {MAX_OPENINGS}"
         )
     return tuple(side)
-
-
-def contrast_queries() -> list[Query]:
-    """Harmless queries that sound like harmful ones, or long ones, written for this project: what a refusal's gate must stay closed for."""
-    return read_queries(_DATA / "contrast.jsonl")[0]

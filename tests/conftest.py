@@ -97,21 +97,23 @@ def tiny_pack_path(tiny_pack: Pack, tmp_path_factory: pytest.TempPathFactory) ->
 @pytest.fixture(scope="session")
 def tiny_fitted(tiny: Model, few_examples: Examples) -> Pack:
     """What a fit makes of a model that no steering makes refuse."""
-    few = Examples(few_examples.pairs[:20], general=few_examples.general[:20])
-    return fit(tiny, few, FitOptions(name="fitted", layers=(3,), gate_layer=4, strength=1.3)).pack
+    few = Examples(few_examples.pairs[:20], general={"general": few_examples.general["general"][:20]})
+    return fit(tiny, few, FitOptions(background=False, name="fitted", layers=(3,), gate_layer=4, strength=1.3)).pack
 
 
 @pytest.fixture(scope="session")
 def few_examples() -> Examples:
     """Every other shipped example: enough to fit on, quickly."""
     shipped = demo_examples()
-    return Examples(shipped.pairs[::2], general=shipped.general[::2], files=shipped.files)
+    return Examples(shipped.pairs[::2], general={"general": shipped.general["general"][::2]}, files=shipped.files)
 
 
 @pytest.fixture(scope="session")
 def fitted(smollm2: Model, few_examples: Examples) -> Pack:
     """A real refusal pack: strength and layers given, all else chosen by the fit."""
-    return fit(smollm2, few_examples, FitOptions(name="refusal", layers=(10,), gate_layer=15, strength=1.3)).pack
+    return fit(
+        smollm2, few_examples, FitOptions(background=False, name="refusal", layers=(10,), gate_layer=15, strength=1.3)
+    ).pack
 
 
 @pytest.fixture(scope="session")

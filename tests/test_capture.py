@@ -32,12 +32,12 @@ def test_batches_give_the_states_of_single_prefills(tiny: Model) -> None:
     answers = [(), ("It is Mount Everest.", "I do not know, sorry."), ("Waves.",)]
     requests = [query_request(tiny, Query.of(t), a) for t, a in zip(texts, answers, strict=True)]
     found = capture(tiny, requests, layers)
-    assert found.queries.shape == (3, 3, 64)
+    assert found.queries.shape == (3, 1, 3, 64)
     for i, r in enumerate(requests):
         alone = one_by_one(tiny, r.prompt, layers)
         for at, layer in enumerate(layers):
             np.testing.assert_allclose(
-                found.queries[i, at], alone[layer][-1], rtol=0.003, atol=0.003 * np.abs(alone[layer][-1]).max()
+                found.queries[i, 0, at], alone[layer][-1], rtol=0.003, atol=0.003 * np.abs(alone[layer][-1]).max()
             )
         assert found.answers[i].shape == (len(r.answers), 3, 64)
         for j, answer in enumerate(r.answers):

@@ -1,6 +1,6 @@
 """States that PyTorch reads are those that llama.cpp reads: tested on the same weights, not assumed.
 
-Run with: pytest -m slow -s tests/test_correspondence.py; it prints a table of how well they agree at each block.
+Run with: pytest -m slow -n 0 -s tests/test_correspondence.py; it prints a table of how well they agree at each block.
 """
 
 from __future__ import annotations
@@ -101,11 +101,18 @@ def test_a_pack_fitted_on_pytorchs_states_runs_on_the_gguf(
         },
     )
     options = FitOptions(
-        layers=(block,), gate_layer=block, gate="logistic", budget=0.2, strength=1.3, residual_rank=0, n_experts=(1, 1)
+        background=False,
+        layers=(block,),
+        gate_layer=block,
+        gate="logistic",
+        budget=0.2,
+        strength=1.3,
+        residual_rank=0,
+        n_experts=(1, 1),
     )
     elsewhere = fit_untried(identity(smollm2), read_states(tmp_path / "states.npz"), options).pack
     one_answer = [Pair(p.query, p.preferred[:1], p.undesired[:1]) for p in pairs]
-    here = fit(smollm2, Examples(one_answer, general=general), options).pack
+    here = fit(smollm2, Examples(one_answer, general={"general": general}), options).pack
     assert cosine(elsewhere.experts.prototypes[0], here.experts.prototypes[0]) >= 0.99
     ir = capture(smollm2, [query_request(smollm2, p.query) for p in examples.pairs[32:64]], [block]).at(block)
     other = capture(smollm2, [query_request(smollm2, q) for q in examples.general[32:64]], [block]).at(block)

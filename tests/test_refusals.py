@@ -11,7 +11,7 @@ from fs_local.errors import DataError
 from fs_local.examples import Query
 from fs_local.fitting.files import read_examples
 from fs_local.fitting.trials import effect_of
-from fs_local.refusals import contrast_queries, is_refusal, refusal_pairs
+from fs_local.refusals import is_refusal, refusal_pairs
 
 
 @pytest.mark.parametrize(
@@ -58,17 +58,13 @@ def test_openings_that_can_not_be_used_say_so(content: str | None, message: str,
         refusal_pairs([Query.of("q")], path)
 
 
-def test_contrast_queries_are_many_and_different() -> None:
-    texts = [q.text for q in contrast_queries()]
-    assert len(texts) == len(set(texts)) == 400
-
-
 def test_examples_from_ir_queries_alone(tmp_path: Path) -> None:
     ir, general = tmp_path / "ir.jsonl", tmp_path / "general.jsonl"
     ir.write_text("".join(json.dumps({"query": f"bad {i}"}) + "\n" for i in range(300)))
     general.write_text('{"query": "good"}\n')
     found = read_examples(None, [ir], [general, general])
-    assert (len(found.pairs), len(found.ir), len(found.general), len(found.contrast)) == (240, 300, 2, 400)
+    assert (len(found.pairs), len(found.ir), found.n_general, found.refusing) == (240, 300, 2, True)
+    assert list(found.general) == ["general", "general 2"]  # a file each is a kind
     assert [p.query for p in found.pairs] == [p.query for p in read_examples(None, [ir], [general]).pairs]
     with pytest.raises(DataError, match="--pairs, or --ir"):
         read_examples(None, [], [general])

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import multiprocessing
 import random
-import subprocess
-import sys
 import time
 import warnings
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +26,10 @@ LAYERS = (2, 5)
 
 def some_requests(n: int = 12) -> list[Request]:
     """Prompts that share a beginning; every third has answers."""
-    return [Request([1, 2, 3, 100 + i, 7, 8], ([50 + i, 51], [60, 61, 62]) if i % 3 == 0 else ()) for i in range(n)]
+    return [
+        Request([1, 2, 3, 100 + i % 100, 7, 8 + i // 100], ([50 + i % 100, 51], [60, 61, 62]) if i % 3 == 0 else ())
+        for i in range(n)
+    ]
 
 
 def everything(captured: Captured) -> bytes:
@@ -37,8 +42,8 @@ def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def undisturbed(smollm2: Model, small_batches: None) -> Captured:
-    return capture(smollm2, some_requests(), LAYERS)
+def undisturbed(tiny: Model, small_batches: None) -> Captured:
+    return capture(tiny, some_requests(), LAYERS)
 
 
 def stop_after(n: int) -> capture_module.Progress:
@@ -51,72 +56,72 @@ def stop_after(n: int) -> capture_module.Progress:
     return progress
 
 
-def test_disk_and_memory_hold_the_same(smollm2: Model, undisturbed: Captured, tmp_path: Path) -> None:
-    stored = capture(smollm2, some_requests(), LAYERS, store=tmp_path / "deep" / "folder")
+def test_disk_and_memory_hold_the_same(tiny: Model, undisturbed: Captured, tmp_path: Path) -> None:
+    stored = capture(tiny, some_requests(), LAYERS, store=tmp_path / "deep" / "folder")
     assert everything(stored) == everything(undisturbed)
     assert [a.shape for a in stored.answers] == [a.shape for a in undisturbed.answers]
     assert not stored.queries.flags.writeable
 
 
-def test_a_stopped_capture_goes_on(smollm2: Model, undisturbed: Captured, tmp_path: Path) -> None:
+def test_a_stopped_capture_goes_on(tiny: Model, undisturbed: Captured, tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
-        capture(smollm2, some_requests(), LAYERS, stop_after(6), tmp_path)
+        capture(tiny, some_requests(), LAYERS, stop_after(6), tmp_path)
     reported: list[int] = []
-    again = capture(smollm2, some_requests(), LAYERS, lambda done, _total: reported.append(done), tmp_path)
+    again = capture(tiny, some_requests(), LAYERS, lambda done, _total: reported.append(done), tmp_path)
     assert reported[0] >= 6
     assert everything(again) == everything(undisturbed)
     reported.clear()
     assert everything(
-        capture(smollm2, some_requests(), LAYERS, lambda done, _total: reported.append(done), tmp_path)
+        capture(tiny, some_requests(), LAYERS, lambda done, _total: reported.append(done), tmp_path)
     ) == everything(undisturbed)
     assert reported == [12]  # all of it was there
 
 
-def test_a_half_written_line_does_not_count(smollm2: Model, undisturbed: Captured, tmp_path: Path) -> None:
+def test_a_half_written_line_does_not_count(tiny: Model, undisturbed: Captured, tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
-        capture(smollm2, some_requests(), LAYERS, stop_after(6), tmp_path)
+        capture(tiny, some_requests(), LAYERS, stop_after(6), tmp_path)
     (journal,) = tmp_path.glob("*.journal")
     journal.write_bytes(journal.read_bytes()[:-3])
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert everything(capture(smollm2, some_requests(), LAYERS, store=tmp_path)) == everything(undisturbed)
+        assert everything(capture(tiny, some_requests(), LAYERS, store=tmp_path)) == everything(undisturbed)
 
 
-def test_damaged_states_are_captured_again(smollm2: Model, undisturbed: Captured, tmp_path: Path) -> None:
-    capture(smollm2, some_requests(), LAYERS, store=tmp_path)
+def test_damaged_states_are_captured_again(tiny: Model, undisturbed: Captured, tmp_path: Path) -> None:
+    capture(tiny, some_requests(), LAYERS, store=tmp_path)
     (states,) = tmp_path.glob("*.states")
     whole = states.read_bytes()
-    states.write_bytes(whole[:40000] + bytes([whole[40000] ^ 1]) + whole[40001:])
+    states.write_bytes(whole[:4000] + bytes([whole[4000] ^ 1]) + whole[4001:])
     with pytest.warns(ResumeWarning, match=r"is damaged after \d of \d batches; what stands before is kept"):
-        assert everything(capture(smollm2, some_requests(), LAYERS, store=tmp_path)) == everything(undisturbed)
+        assert everything(capture(tiny, some_requests(), LAYERS, store=tmp_path)) == everything(undisturbed)
     assert states.read_bytes() == whole
 
 
-def test_a_damaged_head_says_so_and_deletes_nothing(smollm2: Model, tmp_path: Path) -> None:
-    capture(smollm2, some_requests(), LAYERS, store=tmp_path)
+def test_a_damaged_head_says_so_and_deletes_nothing(tiny: Model, tmp_path: Path) -> None:
+    capture(tiny, some_requests(), LAYERS, store=tmp_path)
     (journal,) = tmp_path.glob("*.journal")
     damaged = b"x" + journal.read_bytes()[1:]
     journal.write_bytes(damaged)
     with pytest.raises(ResumeError, match="is damaged; delete it, and run again"):
-        capture(smollm2, some_requests(), LAYERS, store=tmp_path)
+        capture(tiny, some_requests(), LAYERS, store=tmp_path)
     assert journal.read_bytes() == damaged
 
 
-def test_changed_examples_start_anew_and_say_so(smollm2: Model, small_batches: None, tmp_path: Path) -> None:
+def test_changed_examples_start_anew_and_say_so(tiny: Model, small_batches: None, tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
-        capture(smollm2, some_requests(), LAYERS, stop_after(6), tmp_path)
+        capture(tiny, some_requests(), LAYERS, stop_after(6), tmp_path)
     (kept,) = tmp_path.glob("*.states")
     before = kept.read_bytes()
     with pytest.warns(ResumeWarning, match="examples changed since a capture was stopped"):
-        changed = capture(smollm2, some_requests()[1:], LAYERS, store=tmp_path)
-    assert everything(changed) == everything(capture(smollm2, some_requests()[1:], LAYERS))
+        changed = capture(tiny, some_requests()[1:], LAYERS, store=tmp_path)
+    assert everything(changed) == everything(capture(tiny, some_requests()[1:], LAYERS))
     assert kept.read_bytes() == before
 
 
 def test_a_full_disk_says_so_and_keeps_what_was_captured(
-    smollm2: Model, undisturbed: Captured, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny: Model, undisturbed: Captured, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write, room = resume._write_all, 60_000
+    write, room = resume._write_all, 6_000
 
     def full(file: resume.FileIO, data: bytes) -> None:
         nonlocal room
@@ -127,49 +132,60 @@ def test_a_full_disk_says_so_and_keeps_what_was_captured(
 
     monkeypatch.setattr(resume, "_write_all", full)
     with pytest.raises(ResumeError, match=r"No space left on device\); what was captured is kept \([1-9] of"):
-        capture(smollm2, some_requests(), LAYERS, store=tmp_path)
+        capture(tiny, some_requests(), LAYERS, store=tmp_path)
     monkeypatch.setattr(resume, "_write_all", write)
-    assert everything(capture(smollm2, some_requests(), LAYERS, store=tmp_path)) == everything(undisturbed)
+    assert everything(capture(tiny, some_requests(), LAYERS, store=tmp_path)) == everything(undisturbed)
 
 
-def test_a_folder_that_can_not_be_made_says_so(smollm2: Model, tmp_path: Path) -> None:
+def test_a_folder_that_can_not_be_made_says_so(tiny: Model, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(ResumeError, match="can't be written"):
-        capture(smollm2, some_requests(), LAYERS, store=tmp_path / "file")
+        capture(tiny, some_requests(), LAYERS, store=tmp_path / "file")
 
 
-CHILD = """
-import sys
-from pathlib import Path
-from fs_local import capture as module
-from fs_local.model_files import resolve_model
-from fs_local.runtime.model import Model
-from tests.test_resume import LAYERS, some_requests
-
-module.MAX_SEQUENCES = 4
-with Model.load(resolve_model("smollm2")) as model:
-    module.capture(model, some_requests(400), LAYERS, lambda done, _total: print(done, flush=True), Path(sys.argv[1]))
-"""
+def captured_by_a_child(model: Path, folder: Path, done: Connection) -> None:
+    capture_module.MAX_SEQUENCES = 4
+    with Model.load(model) as loaded:
+        capture(loaded, some_requests(1200), LAYERS, lambda n, _total: done.send(n), folder)
 
 
-def test_killed_ten_times_it_ends_with_the_same_bytes(tmp_path: Path) -> None:
-    """kill -9 in the middle of whatever it does."""
+def test_killed_ten_times_it_ends_with_the_same_bytes(tiny_path: Path, tmp_path: Path) -> None:
+    """kill -9 in the middle of whatever it does. Children are forked from a process that has imported all, and run nothing yet."""
     random.seed(4)
-    command = [sys.executable, "-c", CHILD]
-    subprocess.run([*command, str(tmp_path / "undisturbed")], check=True, capture_output=True)
+    processes = multiprocessing.get_context("forkserver")
+    processes.set_forkserver_preload([__name__])
+
+    def started(name: str) -> tuple[BaseProcess, Connection]:
+        ours, theirs = processes.Pipe(duplex=False)
+        child = processes.Process(target=captured_by_a_child, args=(tiny_path, tmp_path / name, theirs))
+        child.start()
+        theirs.close()
+        return child, ours
+
+    def finished(name: str) -> Path:
+        child, done = started(name)
+        with contextlib.suppress(EOFError):
+            while True:
+                done.recv()
+        child.join()
+        assert child.exitcode == 0
+        (states,) = (tmp_path / name).glob("*.states")
+        return states
+
+    one = finished("undisturbed")
     reached = []
     for _ in range(10):
-        child = subprocess.Popen([*command, str(tmp_path / "killed")], stdout=subprocess.PIPE, text=True)
-        assert child.stdout is not None
-        child.stdout.readline()  # the first batch that was not there, or those that were
-        time.sleep(random.uniform(0, 0.25))
+        child, done = started("killed")
+        for _ in range(random.randint(1, 9)):
+            done.recv()  # at first what was there already
+        time.sleep(random.uniform(0, 0.003))
         child.kill()
-        child.communicate()
+        child.join()
         (journal,) = (tmp_path / "killed").glob("*.journal")
         reached.append(journal.read_bytes().count(b"\n"))
-    assert 1 < reached[0] < reached[-1] < 100, reached
-    subprocess.run([*command, str(tmp_path / "killed")], check=True, capture_output=True)
-    (one,), (other,) = (list((tmp_path / name).glob("*.states")) for name in ("undisturbed", "killed"))
+    whole = one.with_suffix(".journal").read_bytes().count(b"\n")
+    assert 1 < reached[0] < reached[-1] < whole, reached
+    other = finished("killed")
     assert one.name == other.name
     assert one.read_bytes() == other.read_bytes()
     assert np.isfinite(np.fromfile(one, np.float32)).all()

@@ -32,7 +32,7 @@ _ANSWERS = (
 def capturing(model: Model, budget: Budget) -> Iterator[Row]:
     from fs_local.demo import demo_examples
 
-    requests = [query_request(model, q) for q in demo_examples().general[:_CAPTURED]]
+    requests = [query_request(model, q) for q in demo_examples().general["general"][:_CAPTURED]]
     layer = model.n_layer // 2
     with Stock(model, max(len(r.prompt) for r in requests) + 64) as stock:
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,17 +11,19 @@ from fs_local.errors import DataError
 from fs_local.examples import DataFile, Pair, Query, read_pairs, read_queries
 from fs_local.fitting.given import GivenStates, read_states
 from fs_local.fitting.options import Examples
-from fs_local.refusals import contrast_queries, refusal_pairs
+from fs_local.fitting.trials import effect_of
+from fs_local.fitting.twins import twins_of
+from fs_local.refusals import refusal_pairs
 
 MAX_REFUSAL_PAIRS = 240
+_KIND_CHARACTERS, _SHOWN_CHARACTERS, _NAMED = 100, 60, 5
 """Pairs that are built from IR queries, at most: more would teach nothing new, as their answers are alike."""
 
 
 def read_examples(
     pairs: Path | None, ir: Sequence[Path], general: Sequence[Path], openings: Path | None = None, seed: int = 0
 ) -> Examples:
-    """Reads examples. Without pairs, the IR queries are what should be refused: pairs are built for some of them, and contrast queries
-    that ship with the project join the general ones.
+    """Reads examples. Without pairs, the IR queries are what should be refused: pairs are built for some of them.
 
     Raises:
         DataError: a file that can't be used, or neither pairs nor IR queries.
@@ -32,14 +34,16 @@ def read_examples(
         if openings is not None:
             raise DataError("--openings build pairs for IR queries; leave them out where there are --pairs")
         given, files["pairs"] = read_pairs(pairs)
-    ir_rows, general_rows = _read(ir, "IR queries", files), _read(general, "general queries", files)
+    ir_rows = [q for rows in _read(ir, "IR queries", files).values() for q in rows]
+    kinds = _read(general, "general queries", files)
+    notes = _twins(ir_rows or [p.query for p in given], kinds)
     if given:
-        return Examples(given, ir_rows, general_rows, files=files)
+        return Examples(given, ir_rows, kinds, effect_of(given) == "refusal", files, notes)
     if not ir_rows:
         raise DataError("give --pairs, or --ir with queries that should be refused")
     some = np.sort(np.random.default_rng(seed).permutation(len(ir_rows))[:MAX_REFUSAL_PAIRS])
     built = refusal_pairs([ir_rows[i] for i in some], openings)
-    return Examples(built, ir_rows, general_rows, contrast_queries(), files)
+    return Examples(built, ir_rows, kinds, True, files, notes)
 
 
 def read_given(states: Path, pairs: Path | None, others: Sequence[Path]) -> tuple[GivenStates, Examples]:
@@ -71,15 +75,40 @@ def read_gate_examples(ir: Sequence[Path], general: Sequence[Path]) -> Examples:
     if not ir:
         raise DataError("give --ir with queries that should be steered")
     files: dict[str, DataFile] = {}
-    return Examples((), _read(ir, "IR queries", files), _read(general, "general queries", files), files=files)
+    ir_rows = [q for rows in _read(ir, "IR queries", files).values() for q in rows]
+    kinds = _read(general, "general queries", files)
+    return Examples((), ir_rows, kinds, files=files, notes=_twins(ir_rows, kinds))
 
 
-def _read(paths: Sequence[Path], what: str, files: dict[str, DataFile]) -> list[Query]:
-    rows: list[Query] = []
+def _read(paths: Sequence[Path], what: str, files: dict[str, DataFile]) -> dict[str, list[Query]]:
+    """Queries by file; a file's name, without its folder and ending, is the name of a kind."""
+    found: dict[str, list[Query]] = {}
     for path in paths:
-        found, described = read_queries(path)
+        rows, described = read_queries(path)
         name = f"{what} ({path.name})" if len(paths) > 1 else what
         same = sum(known.startswith(name) for known in files)
         files[f"{name} {same + 1}" if same else name] = described
-        rows += found
-    return rows
+        stem = path.stem[:_KIND_CHARACTERS]
+        found[stem if stem not in found else f"{stem} {len(found) + 1}"] = rows
+    return found
+
+
+def _twins(ir: Sequence[Query], kinds: Mapping[str, Sequence[Query]]) -> list[str]:
+    """Notes on general queries that are near twins of IR queries: what both files want can't be learned."""
+    notes = []
+    texts = [q.text for q in ir]
+    for name, queries in kinds.items():
+        found = twins_of([q.text for q in queries], texts)
+        if found:
+            rows = ", ".join(f"{i + 1} ({_shown(queries[i])}, like IR row {j + 1})" for i, j in found[:_NAMED])
+            more = f" and {len(found) - _NAMED} more" if len(found) > _NAMED else ""
+            notes.append(
+                f"{name} has {len(found)} of {len(queries)} rows that are near twins of IR queries, so the gate is told both to open and "
+                f"to stay closed for them: rows {rows}{more}; take them out of one of the files"
+            )
+    return notes
+
+
+def _shown(query: Query) -> str:
+    text = " ".join(query.text.split())
+    return f"“{text[:_SHOWN_CHARACTERS]}{'…' if len(text) > _SHOWN_CHARACTERS else ''}”"

@@ -14,11 +14,11 @@ import fs_local
 from fs_local.errors import DataError, FitError
 from fs_local.evaluation.runner import Runner
 from fs_local.examples import DataFile, Pair
+from fs_local.fitting.gating import fit_gate, notes_on_gate, queries_for
 from fs_local.fitting.given import GivenStates
 from fs_local.fitting.how import How, about, choose_how, how_untried
 from fs_local.fitting.options import Examples, FitOptions, Progress, Shape, check
-from fs_local.fitting.when import When, choose_when, needs_no_states, search_when
-from fs_local.method.folded import open_gate
+from fs_local.fitting.when import When, always, choose_when, needs_no_states
 from fs_local.method.subspace import principal
 from fs_local.pack.file import Pack
 from fs_local.pack.manifest import DataDigest, Figures, Manifest, ModelIdentity, SteerSettings
@@ -59,7 +59,7 @@ def fit(
     report = progress or (lambda _what, _done, _total: None)
     captures = store.captures if store is not None else None
     if given is None:
-        check(model, options, pairs=len(examples.pairs), ir=len(examples.ir), general=len(examples.general))
+        check(model, options, pairs=len(examples.pairs), ir=len(examples.ir), general=examples.n_general)
     else:
         _check_given(model, given, options)
         if given.n_pairs != len(examples.pairs):
@@ -67,13 +67,15 @@ def fit(
                 f"{given.path} has states of {given.n_pairs} pairs, and there are {len(examples.pairs)} pairs; they must be the same, "
                 "in the same order"
             )
-    how = choose_how(Runner(model, store), examples, options, report, captures, given)
+    queries = queries_for(examples, options)
+    how = choose_how(Runner(model, store), examples, options, report, queries, captures, given)
     if given is None:
-        when = choose_when(model, examples, options, how.layers[0], report, captures)
+        when = fit_gate(model, queries, options, how.layers[0], report, captures)
     else:
         when = _when_given(model, given, options, how.layers[0], report)
     files = {**(examples.files or {}), **(given.files if given is not None else {})}
-    return replace(_fitted(identity(model), how, when, examples.pairs, files, options), notes=_notes(how))
+    notes = (*examples.notes, *queries.notes, *notes_on_gate(when, queries, options), *_notes(how))
+    return replace(_fitted(identity(model), how, when, examples.pairs, files, options), notes=notes)
 
 
 def fit_untried(
@@ -112,7 +114,7 @@ def fit_untried(
 
 def _check_given(model: Shape, given: GivenStates, options: FitOptions) -> None:
     given.check(model)
-    check(model, options, pairs=given.n_pairs, ir=given.queries.general, general=given.n_general)
+    check(model, options, pairs=given.n_pairs, ir=given.queries.n_ir, general=given.n_general)
     candidates = given.steer_layers(options)
     if not needs_no_states(options) and (options.gate_layer is not None or len(candidates) == 1):
         given.gate_layers(options, candidates[0][0])  # what the gate wants must be there before a search begins
@@ -120,8 +122,8 @@ def _check_given(model: Shape, given: GivenStates, options: FitOptions) -> None:
 
 def _when_given(model: Shape, given: GivenStates, options: FitOptions, steered: int, report: Progress) -> When:
     if needs_no_states(options):
-        return When(open_gate(model.width), [steered])
-    return search_when(given.queries, given.gate_layers(options, steered), options, steered, report)
+        return always(model.width, steered)
+    return choose_when(given.queries, given.gate_layers(options, steered), options, steered, report)
 
 
 def _fitted(
@@ -146,6 +148,10 @@ def _fitted(
             open_general=when.open_general,
             auroc=when.auroc,
             roc=when.roc,
+            recall=list(when.recall),
+            kinds=list(when.kinds),
+            open_ir_in_wraps=when.open_ir_in_wraps,
+            open_general_in_wraps=when.open_general_in_wraps,
             validation_error=how.mixture.validation_error_ if how.mixture else None,
             constant_error=how.mixture.constant_error_ if how.mixture else None,
             effect_kind=how.effect_kind,
@@ -189,6 +195,10 @@ def _record(pack: Pack, how: How, when: When, pairs: Sequence[Pair]) -> dict[str
         "gate": {
             "kind": gate.kind,
             "layers": when.layers,
+            "readings": list(when.readings),
+            "kinds": [k.model_dump() for k in when.kinds],
+            "recall": [r.model_dump() for r in when.recall],
+            "in_wraps": {"ir": when.open_ir_in_wraps, "general": when.open_general_in_wraps},
             "rank": when.rank,
             "ir_ratios": when.ir_ratio.tolist(),
             "general_ratios": when.general_ratio.tolist(),

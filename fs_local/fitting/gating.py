@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 import fs_local
 from fs_local.fitting.options import Examples, FitOptions, Progress, check_queries
-from fs_local.fitting.states import GATE_DEPTHS, ONE_CLASS_DEPTH
-from fs_local.fitting.when import When, choose_when
+from fs_local.fitting.queries import GateQueries, gate_queries
+from fs_local.fitting.states import EARLY_DEPTHS, ONE_CLASS_DEPTH, gate_layers, query_states
+from fs_local.fitting.when import When, always, choose_when, needs_no_states
 from fs_local.pack.file import Pack
 from fs_local.pack.manifest import DataDigest
 from fs_local.runtime.model import Model
@@ -15,6 +17,7 @@ from fs_local.steering import check_model
 from fs_local.store import Store
 
 _OF_THE_GATE = " of the gate"
+_SHOWN_CHARACTERS, _NAMED = 60, 5
 
 
 def gated(
@@ -24,8 +27,8 @@ def gated(
     options: FitOptions,
     progress: Progress | None = None,
     store: Store | None = None,
-) -> Pack:
-    """The pack's vectors behind a gate that is fitted here, in place of its own.
+) -> tuple[Pack, tuple[str, ...]]:
+    """The pack's vectors behind a gate that is fitted here, in place of its own; and what a person should know of it.
 
     Args:
         pack: what steers; a control vector is one too (`converters.conversion.read_pack`).
@@ -39,17 +42,67 @@ def gated(
         PackError: the pack is for another model.
     """
     check_model(pack, model)
-    check_queries(model, options, ir=len(examples.ir), general=len(examples.general))
+    check_queries(model, options, ir=len(examples.ir), general=examples.n_general)
     steered = pack.manifest.steer.layers[0]
     options = dataclasses.replace(options, method="finesteer", layers=(steered,))
-    low = round(model.n_layer * GATE_DEPTHS[0])
-    if options.gate_layer is None and not examples.general and steered < low:
+    low, queries = round(model.n_layer * EARLY_DEPTHS[0]), queries_for(examples, options)
+    if options.gate_layer is None and not queries.general and steered < low:
         # one-class, and nothing to choose a layer by: states of the first blocks say little of a query
         options = dataclasses.replace(options, gate_layer=round(model.n_layer * ONE_CLASS_DEPTH))
     report = progress or (lambda _what, _done, _total: None)
-    when = choose_when(model, examples, options, steered, report, store.captures if store is not None else None)
+    when = fit_gate(model, queries, options, steered, report, store.captures if store is not None else None)
     found = _joined(pack, when, examples, options)
-    return found if options.strength is None else found.with_strength(options.strength)
+    notes = (*examples.notes, *queries.notes, *notes_on_gate(when, queries, options))
+    return (found if options.strength is None else found.with_strength(options.strength)), notes
+
+
+def queries_for(examples: Examples, options: FitOptions) -> GateQueries:
+    """What a gate is fitted on, drawn from the examples and the background."""
+    return gate_queries(
+        examples.ir_queries,
+        examples.general,
+        with_background=options.background and options.gate not in ("quantile", "soft"),
+        in_wraps=examples.refusing,
+        seed=options.seed,
+    )
+
+
+def fit_gate(
+    model: Model, queries: GateQueries, options: FitOptions, steered: int, report: Progress, captures: Path | None
+) -> When:
+    """Captures the queries and fits the gate of a method before what steers from block `steered` on."""
+    if needs_no_states(options):
+        return always(model.width, steered)
+    states = query_states(model, queries, options, steered, report, captures)
+    layers = gate_layers(model.n_layer, options, steered, bool(queries.general))
+    return choose_when(states, layers, options, steered, report)
+
+
+def notes_on_gate(when: When, queries: GateQueries, options: FitOptions) -> list[str]:
+    """Which kinds of general query the gate can't leave alone, with some of them, and what would help."""
+    general = [q.text for part in queries.general for q in part.queries]
+    notes = []
+    for kind in when.kinds:
+        if not kind.held:
+            rows = "; ".join(_shown(general[i]) for i in when.openers.get(kind.name, ()))
+            notes.append(
+                f"{kind.name} can't be told from the IR queries on this model: keeping {options.budget:.0%} of it closed would close the "
+                f"gate for too many of them, so it opens for {kind.opened_seen:.0%} of {kind.name} ({rows}); more general queries of "
+                "that kind (--general), fewer like them among the IR queries, or a larger model would help"
+            )
+    suspects = when.ir_like_general
+    if suspects:
+        ir = [q.text for part in queries.ir for q in part.queries]
+        rows = "; ".join(_shown(ir[i]) for i in suspects[:_NAMED])
+        notes.append(
+            f"{len(suspects)} IR queries look like general ones, such as {rows}; take out those that need no steering"
+        )
+    return notes
+
+
+def _shown(text: str) -> str:
+    line = " ".join(text.split())
+    return f"“{line[:_SHOWN_CHARACTERS]}{'…' if len(line) > _SHOWN_CHARACTERS else ''}”"
 
 
 def _joined(pack: Pack, when: When, examples: Examples, options: FitOptions) -> Pack:
@@ -63,6 +116,10 @@ def _joined(pack: Pack, when: When, examples: Examples, options: FitOptions) -> 
             "open_general": when.open_general,
             "auroc": when.auroc,
             "roc": when.roc,
+            "recall": list(when.recall),
+            "kinds": list(when.kinds),
+            "open_ir_in_wraps": when.open_ir_in_wraps,
+            "open_general_in_wraps": when.open_general_in_wraps,
             "gate_trials": list(when.trials),
         }
     )

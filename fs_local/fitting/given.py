@@ -47,7 +47,7 @@ import numpy as np
 from fs_local.errors import DataError, FitError
 from fs_local.examples import DataFile
 from fs_local.fitting.options import FitOptions, Shape
-from fs_local.fitting.states import PairStates, QueryStates
+from fs_local.fitting.states import PairStates, Place, QueryStates
 from fs_local.method.folded import F32
 from fs_local.method.rows import Rows
 from fs_local.pack.archive import file_digest
@@ -81,7 +81,7 @@ class GivenStates:
 
     @property
     def n_general(self) -> int:
-        return self.queries.contrast - self.queries.general
+        return self.queries.n_general
 
     def check(self, model: Shape) -> None:
         """Compares the states with a model.
@@ -91,7 +91,7 @@ class GivenStates:
         """
         if self.width != model.width:
             raise DataError(f"{self.path} has states of width {self.width}, and {model.name} has width {model.width}")
-        last = max(*self.pairs.differences, *self.queries.by_layer)
+        last = max(*self.pairs.differences, *self.queries.layers)
         if last >= model.n_layer:
             raise DataError(
                 f"{self.path} has states of block {last}, and {model.name} has blocks 0 to {model.n_layer - 1}"
@@ -110,7 +110,7 @@ class GivenStates:
         """
         have = sorted(self.pairs.differences.keys() - {0})
         if options.method == "alphasteer":  # it maps the queries' states at the block that it steers
-            have = [layer for layer in have if layer in self.queries.by_layer]
+            have = [layer for layer in have if layer in self.queries.layers]
         if options.layers is not None:
             return [tuple(self._held(have, layer, "pairs'") for layer in options.layers)]
         if not have:
@@ -119,16 +119,20 @@ class GivenStates:
             )
         return [(layer,) for layer in have]
 
-    def gate_layers(self, options: FitOptions, steered: int) -> list[int]:
-        """Blocks whose states a gate may take; without general queries there is nothing to choose by.
+    def gate_layers(self, options: FitOptions, steered: int) -> list[tuple[int, ...]]:
+        """Blocks whose states a gate may take, each time together: all there are, or those that are not behind the steered block; without
+        general queries there is nothing to choose by.
 
         Raises:
             FitError: another one was asked for.
         """
-        have = sorted(self.queries.by_layer)
+        have = self.queries.layers
         if options.gate_layer is not None:
-            return [self._held(have, options.gate_layer, "queries'")]
-        return have if self.n_general else [self._held(have, steered, "queries'")]
+            return [(self._held(have, options.gate_layer, "queries'"),)]
+        if not self.n_general:
+            return [(self._held(have, steered, "queries'"),)]
+        early = tuple(layer for layer in have if layer <= steered)
+        return [tuple(have), early] if early and early != tuple(have) else [tuple(have)]
 
     def _held(self, have: list[int], layer: int, whose: str) -> int:
         if layer not in have:
@@ -192,18 +196,31 @@ def _checked(path: Path, arrays: Arrays, sha256: str) -> GivenStates:
             raise DataError(f"{path} must have {kind} states at the same blocks as IR queries: {sorted(ir)}")
     if arrays["contrast"] and not arrays["general"]:
         raise DataError(f"{path} has contrast states without general ones; name these general.12 for block 12")
-    by_layer = {
-        layer: np.concatenate([array, *(arrays[kind][layer] for kind in ("general", "contrast") if arrays[kind])])
+    kinds = [kind for kind in ("general", "contrast") if arrays[kind]]
+    by_place: dict[Place, F32] = {
+        (layer, "last"): np.concatenate([array, *(arrays[kind][layer] for kind in kinds)])
         for layer, array in ir.items()
     }
-    n_ir = len(next(iter(ir.values())))
-    n_general = shape["general"][0] if arrays["general"] else 0
+    first = next(iter(ir.values()))
+    n_ir, sizes = len(first), [shape[kind][0] for kind in kinds]
+    queries = QueryStates(
+        by_place,
+        n_ir,
+        sum(sizes),
+        0,
+        np.zeros(n_ir, dtype=np.intp),
+        np.repeat(np.arange(len(kinds)), sizes).astype(np.intp),
+        tuple(kinds),
+        np.arange(n_ir, dtype=np.intp),
+        np.arange(sum(sizes), dtype=np.intp),
+        [h.tobytes() for h in first],
+    )
     differences = {layer: Rows.of(arrays["preferred"][layer] - arrays["undesired"][layer]) for layer in arrays["pairs"]}
     named = {"pairs": "pairs' states", "ir": "IR states", "general": "general states", "contrast": "contrast states"}
     return GivenStates(
         path,
         width[0],
         PairStates(arrays["pairs"], differences),
-        QueryStates(by_layer, n_ir, n_ir + n_general),
+        queries,
         {words: DataFile(shape[kind][0], sha256) for kind, words in named.items() if arrays[kind]},
     )

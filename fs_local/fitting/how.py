@@ -15,6 +15,7 @@ from fs_local.evaluation.runner import Runner
 from fs_local.examples import Pair
 from fs_local.fitting.given import GivenStates
 from fs_local.fitting.options import Examples, FitOptions, Progress
+from fs_local.fitting.queries import GateQueries
 from fs_local.fitting.states import PairStates, QueryStates, pair_states, query_states, steer_layers
 from fs_local.fitting.trials import FINAL_PAIRS, TRIAL_PAIRS, Trials, effect_of, worth
 from fs_local.method.experts import MixtureOfSteeringExperts, split
@@ -60,10 +61,15 @@ def choose_how(
     examples: Examples,
     options: FitOptions,
     report: Progress,
+    queries: GateQueries,
     captures: Path | None = None,
     given: GivenStates | None = None,
 ) -> How:
-    """Searches layers and strengths, and for FineSteer the residual; what was tried before is found in the runner's store."""
+    """Searches layers and strengths, and for FineSteer the residual; what was tried before is found in the runner's store.
+
+    Args:
+        queries: what AlphaSteer's map is fitted on.
+    """
     model, pairs = runner.model, examples.pairs
     layers = steer_layers(model, options) if given is None else given.steer_layers(options)
     captured = sorted({layer for together in layers for layer in together})
@@ -72,14 +78,11 @@ def choose_how(
     unseen: NDArray[np.bool_] | None = None
     if options.method == "alphasteer":
         at = layers[0][0]
-        maps = given.queries if given else query_states(model, examples, options, at, report, captures)
-        asked, paired = (  # as texts or bytes, which a set can hold
-            ([repr(q) for q in examples.ir_queries], [repr(p.query) for p in pairs])
-            if given is None
-            else ([h.tobytes() for h in maps.ir_at(at)], [h.tobytes() for h in states.queries[at]])
-        )
+        maps = given.queries if given else query_states(model, queries, options, at, report, captures)
+        first = min(states.queries)
+        paired = [repr(p.query) for p in pairs] if given is None else [h.tobytes() for h in states.queries[first]]
         held_out = {paired[i] for i in split(len(pairs), options.seed)[1]}
-        unseen = np.array([query not in held_out for query in asked])
+        unseen = np.array([key not in held_out for key in maps.ir_keys])
         if not unseen.any():
             unseen = None  # all pairs have one query: nothing can be left out
     return _Search(runner, pairs, options, states, maps, unseen, report).run(layers)
@@ -143,7 +146,8 @@ class _Search:
         ir_rows = slice(None) if unseen is None else unseen
         self._fitted = cache(lambda layers, rank: _fit(states, maps, options, layers, rank, ir_rows))
         self._trials = cache(self._trials_of)
-        self._train, self._held_out = split(len(pairs), options.seed)
+        self._train, held_out = split(len(pairs), options.seed)
+        self._held_out = np.random.default_rng(options.seed).permutation(held_out)  # files are sorted by source
         self._found: list[tuple[Trial, int]] = []
         self._total = 0
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Literal
 
 from fs_local.errors import DataError, FitError
@@ -26,18 +26,25 @@ class Examples:
     """What a pack is fitted on. Without IR queries of their own, the pairs' queries serve.
 
     Attributes:
-        contrast: general queries that resemble IR queries; they weigh as much as all other general ones together.
+        general: general queries by kind: a file each.
+        refusing: whether the IR queries are to be refused; some go into wraps then, as those of people who are refused will.
+        notes: what a person should know of the files.
     """
 
     pairs: Sequence[Pair]
     ir: Sequence[Query] = ()
-    general: Sequence[Query] = ()
-    contrast: Sequence[Query] = ()
+    general: Mapping[str, Sequence[Query]] = field(default_factory=dict)
+    refusing: bool = False
     files: dict[str, DataFile] | None = None
+    notes: Sequence[str] = ()
 
     @property
     def ir_queries(self) -> list[Query]:
         return list(self.ir) or [p.query for p in self.pairs]
+
+    @property
+    def n_general(self) -> int:
+        return sum(map(len, self.general.values()))
 
 
 @dataclass(frozen=True)
@@ -48,13 +55,13 @@ class FitOptions:
         name: of the pack.
         method: FineSteer, or one of the methods it is measured against (`fs_local.method.rivals`).
         layers: steered blocks, ascending. gate_layer: block whose states the gate takes.
-        gate: kind of gate; by default the better of one-class and supervised where there are general queries, else one-class. `open`
-            steers every query.
+        gate: kind of gate; by default logistic where there are general queries, else quantile (one-class). `open` steers every query.
         strength: λ.
         scope: `all` positions, or `generation` alone.
         n_experts: least and most K.
         residual_rank: directions of the residual; 0 for none.
-        tail: ε. budget: share of general queries that may open a supervised gate.
+        tail: ε. budget: share of each kind of general query that may open a supervised gate.
+        background: whether the general queries that come with the product join the user's.
     """
 
     name: str = "pack"
@@ -68,6 +75,7 @@ class FitOptions:
     residual_rank: int | None = None
     tail: float = 0.05
     budget: float = 0.02
+    background: bool = True
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -114,7 +122,7 @@ def check(model: Shape, options: FitOptions, *, pairs: int, ir: int, general: in
             raise FitError("block 0 can't have a control vector in llama.cpp; choose a layer from 1 on")
         if options.layers[-1] == model.n_layer - 1:
             raise FitError(f"nothing comes after block {options.layers[-1]}, the last; choose a layer before it")
-    if options.method in ("cast", "alphasteer") and not general:
+    if options.method in ("cast", "alphasteer") and not (general or options.background):
         raise FitError(f"{options.method} needs general queries too; give --general")
     if options.method != "finesteer" and options.gate is not None:
         raise FitError(f"{options.method} has its own way of choosing queries; leave out --gate")
@@ -127,9 +135,9 @@ def check_queries(model: Shape, options: FitOptions, *, ir: int, general: int) -
             raise DataError(f"{n} {name} queries are too few; give at least {MIN_QUERIES}, better 60 or more")
     if options.gate_layer is not None:
         _check_layer(model, "--gate-layer", options.gate_layer)
-    if options.gate == "logistic" and not general:
+    if options.gate == "logistic" and not (general or options.background):
         raise FitError("a logistic gate needs general queries too; give --general, or choose --gate quantile")
-    if general and options.method == "finesteer" and options.gate in (None, "logistic"):
+    if general and not options.background and options.method == "finesteer" and options.gate in (None, "logistic"):
         check_budget(general, options.budget)
 
 

@@ -1,4 +1,4 @@
-"""States of the queries that tell a gate when to steer: captured once for whatever a fit may try on them."""
+"""States of pairs, and of the queries that tell a gate when to steer: captured once for whatever a fit may try on them."""
 
 from __future__ import annotations
 
@@ -7,37 +7,54 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fs_local.capture import capture, query_request
 from fs_local.examples import Pair
-from fs_local.fitting.options import Examples, FitOptions, Progress
+from fs_local.fitting.options import FitOptions, Progress
+from fs_local.fitting.queries import GateQueries, labels
 from fs_local.method.folded import F32
+from fs_local.method.gates import Labelled
+from fs_local.method.readings import Reading
 from fs_local.method.rows import Index, Rows, release
 from fs_local.runtime.model import Model
 
 STEER_DEPTHS = ((0.33,), (0.4,), (0.6,), (0.47, 0.6))
 """Shares of the model's depth that are tried for the steered layers, alone and together."""
 ONE_CLASS_DEPTH = 0.4
-GATE_DEPTHS = (0.25, 0.75)
-"""Between these, every 15th of the depth is tried for the gate."""
+GATE_DEPTHS = (0.4, 0.47, 0.53, 0.6)
+"""Shares of the depth whose blocks a supervised gate takes, all together. Earlier blocks know less of what is asked, later ones cost more."""
+EARLY_DEPTHS = (0.27, 0.33, 0.4)
+"""In their place, where a gate that is not behind the steered block does nearly as well."""
+READINGS: tuple[Reading, ...] = ("last", "user_last", "user_mean")
+Place = tuple[int, Reading]
+"""A block, and a reading of the states after it."""
 
 
 def steer_layers(model: Model, options: FitOptions) -> list[tuple[int, ...]]:
     """Layers that may be steered, each time together."""
     if options.layers is not None:
         return [options.layers]
-    at = [[min(max(1, round(model.n_layer * share)), model.n_layer - 2) for share in depths] for depths in STEER_DEPTHS]
-    return sorted({tuple(sorted(set(layers))) for layers in at}, key=lambda layers: (len(layers), layers))
+    at = [_blocks(model.n_layer, depths) for depths in STEER_DEPTHS]
+    return sorted(set(at), key=lambda layers: (len(layers), layers))
 
 
-def gate_layers(model: Model, examples: Examples, options: FitOptions, steered: int) -> list[int]:
-    """Layers whose states the gate may take; without general queries there is nothing to choose by, and it takes the first steered one."""
+def gate_layers(n_layer: int, options: FitOptions, steered: int, supervised: bool) -> list[tuple[int, ...]]:
+    """Blocks that a gate may take, each time together: the usual ones first, then some that are not behind the steered block.
+
+    Args:
+        supervised: whether there are general queries; without them there is nothing to choose by, and it takes the first steered block.
+    """
     if options.gate_layer is not None:
-        return [options.gate_layer]
-    if not examples.general:
-        return [steered]
-    low, high = (round(model.n_layer * share) for share in GATE_DEPTHS)
-    return sorted({*range(low, high + 1, max(1, model.n_layer // 15)), steered})
+        return [(options.gate_layer,)]
+    if not supervised:
+        return [(steered,)]
+    usual, early = _blocks(n_layer, GATE_DEPTHS), tuple(x for x in _blocks(n_layer, EARLY_DEPTHS) if x <= steered)
+    return [usual, early] if early and usual[-1] > steered else [usual]
+
+
+def _blocks(n_layer: int, depths: Sequence[float]) -> tuple[int, ...]:
+    return tuple(sorted({min(max(1, round(n_layer * share)), max(1, n_layer - 2)) for share in depths}))
 
 
 @dataclass(frozen=True)
@@ -54,17 +71,56 @@ class PairStates:
 
 @dataclass(frozen=True)
 class QueryStates:
-    """States by layer, (n, d) each: IR queries up to row `general`, general ones up to row `contrast`, then contrast queries."""
+    """States of the queries that a gate is chosen from, by place, one row a query: IR queries, general ones, then both kinds in wraps that
+    no gate is fitted with.
 
-    by_layer: dict[int, F32]
-    general: int
-    contrast: int
+    Attributes:
+        by_place: (n, d) each.
+        n_ir, n_general, n_unseen_ir: how many there are of each; the rest are general queries in unseen wraps.
+        ir_parts, kinds: the part of each IR query, and the kind of each general one, as numbers; kind_names: of these.
+        ir_groups, general_groups: of near twins.
+        ir_keys: what tells IR queries apart, one a row.
+    """
 
-    def ir_at(self, layer: int) -> F32:
-        return self.by_layer[layer][: self.general]
+    by_place: dict[Place, F32]
+    n_ir: int
+    n_general: int
+    n_unseen_ir: int
+    ir_parts: NDArray[np.intp]
+    kinds: NDArray[np.intp]
+    kind_names: tuple[str, ...]
+    ir_groups: NDArray[np.intp]
+    general_groups: NDArray[np.intp]
+    ir_keys: Sequence[object]
 
-    def general_at(self, layer: int) -> F32:
-        return self.by_layer[layer][self.general : self.contrast]
+    @property
+    def layers(self) -> list[int]:
+        return sorted({layer for layer, _ in self.by_place})
+
+    def readings_at(self, layers: Sequence[int]) -> tuple[Reading, ...]:
+        """Which of the readings that gates take are there at all of these layers."""
+        return tuple(r for r in READINGS if all((layer, r) in self.by_place for layer in layers))
+
+    def ir_at(self, layer: int, reading: Reading = "last") -> F32:
+        return self.by_place[layer, reading][: self.n_ir]
+
+    def general_at(self, layer: int, reading: Reading = "last") -> F32:
+        return self.by_place[layer, reading][self.n_ir : self.n_ir + self.n_general]
+
+    def labelled(self, places: Sequence[Place]) -> tuple[Labelled, Labelled]:
+        """IR and general queries, as gates are fitted on them."""
+        ir = [Rows.of(self.ir_at(*place)) for place in places]
+        general = [Rows.of(self.general_at(*place)) for place in places]
+        return Labelled(ir, self.ir_parts, self.ir_groups), Labelled(general, self.kinds, self.general_groups)
+
+    def unseen(self, places: Sequence[Place]) -> tuple[Rows, Rows]:
+        """IR and general queries in unseen wraps, as a gate takes them, (n, places × d) each."""
+        at = self.n_ir + self.n_general
+        rows = [self.by_place[place][at:] for place in places]
+        return (
+            Rows.of(*(r[: self.n_unseen_ir] for r in rows)),
+            Rows.of(*(r[self.n_unseen_ir :] for r in rows)),
+        )
 
 
 def pair_states(
@@ -91,17 +147,40 @@ def pair_states(
 
 
 def query_states(
-    model: Model, examples: Examples, options: FitOptions, steered: int, report: Progress, captures: Path | None
+    model: Model,
+    queries: GateQueries,
+    options: FitOptions,
+    steered: int,
+    report: Progress,
+    captures: Path | None,
 ) -> QueryStates:
     """Captures what a gate may be chosen from, and what AlphaSteer maps: the same layers for every method, so that one capture on
     disk serves them all."""
-    ir, general = examples.ir_queries, list(examples.general)
-    contrast = list(examples.contrast) if general else []
-    layers = set(gate_layers(model, examples, options, steered))
-    if general:
+    supervised = bool(queries.general)
+    layers = {x for together in gate_layers(model.n_layer, options, steered, supervised) for x in together}
+    if supervised:
         layers.update(layer for together in steer_layers(model, options) for layer in together)
-    requests = [query_request(model, q) for q in [*ir, *general, *contrast]]
+    readings: tuple[Reading, ...] = (*READINGS, "mean") if options.method == "cast" else READINGS
+    everything = queries.all
     found = capture(
-        model, requests, sorted(layers), lambda done, total: report("capture queries", done, total), captures
+        model,
+        [query_request(model, q) for q in everything],
+        sorted(layers),
+        lambda done, total: report("capture queries", done, total),
+        captures,
+        readings,
     )
-    return QueryStates({layer: found.at(layer) for layer in layers}, len(ir), len(ir) + len(general))
+    by_place = {(layer, reading): found.at(layer, reading) for layer in layers for reading in readings}
+    (ir_parts, ir_groups), (kinds, general_groups) = labels(queries.ir), labels(queries.general)
+    return QueryStates(
+        by_place,
+        len(ir_parts),
+        len(kinds),
+        len(queries.unseen_ir),
+        ir_parts,
+        kinds,
+        tuple(k.name for k in queries.general),
+        ir_groups,
+        general_groups,
+        [repr(q) for part in queries.ir for q in part.queries],
+    )

@@ -1,30 +1,28 @@
-"""When to steer: the gate's kind, layers and rank, chosen by cross-fitted scores."""
+"""When to steer: the gate, and how often it opens for what it has not seen."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score, roc_curve
-from sklearn.model_selection import KFold
 
-from fs_local.fitting.options import Examples, FitOptions, Progress
-from fs_local.fitting.states import QueryStates, gate_layers, query_states
+from fs_local.evaluation.intervals import wilson
+from fs_local.fitting.options import FitOptions, Progress
+from fs_local.fitting.states import Place, QueryStates
 from fs_local.method.folded import F32, Gate, open_gate
-from fs_local.method.gates import LogisticGate, QuantileGate, SoftGate, is_open
+from fs_local.method.gates import LogisticGate, QuantileGate, SoftGate, folds_of, is_open
+from fs_local.method.readings import Reading
 from fs_local.method.rivals import CosineCondition
 from fs_local.method.rows import Rows
-from fs_local.pack.manifest import GateSettings, GateTrial, Roc
-from fs_local.runtime.model import Model
-
-AnyGate = QuantileGate | LogisticGate | SoftGate
+from fs_local.pack.manifest import GateSettings, GateTrial, KindFigures, Recall, Roc
 
 RANKS = (4, 8, 16, 32)
 SECOND_PASS_PRICE = 0.02
-"""Share of openings that a gate behind the steered layer must gain: it costs a second pass for queries that open it."""
+"""Share of openings for IR queries that a gate behind the steered block must gain: it costs a second pass for queries that open it."""
+RECALL_AT = (0.01, 0.02)
 _ROC_POINTS = 101
 _FOLDS = 5
 
@@ -35,10 +33,20 @@ def _no_scores() -> F32:
 
 @dataclass(frozen=True)
 class When:
-    """The chosen gate with its layers, and the cross-fitted scores (and energy ratios) of the queries it was chosen by."""
+    """The chosen gate with what it takes, and how it scores queries that it was not fitted on.
+
+    Attributes:
+        ir_score, general_score: of IR queries and of general ones, by gates that had seen neither the query nor, of general ones, their
+            whole kind; ir_ratio, general_ratio: energy ratios.
+        open_ir, open_general, auroc, roc, recall: of these scores. kinds: how each kind fares.
+        openers: for each kind that opens the gate, rows of general queries that do, highest scores first.
+        ir_like_general: rows of IR queries whose score is that of a general query's middle, or less.
+        open_ir_in_wraps, open_general_in_wraps: of the gate itself, for queries in wraps that it was not fitted with.
+    """
 
     gate: Gate
     layers: list[int]
+    readings: tuple[Reading, ...] = ("last",)
     rank: int = 0
     ir_score: F32 = field(default_factory=_no_scores)
     general_score: F32 = field(default_factory=_no_scores)
@@ -48,23 +56,26 @@ class When:
     open_general: float | None = None
     auroc: float | None = None
     roc: Roc | None = None
+    recall: tuple[Recall, ...] = ()
+    kinds: tuple[KindFigures, ...] = ()
+    openers: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    ir_like_general: tuple[int, ...] = ()
+    open_ir_in_wraps: float | None = None
+    open_general_in_wraps: float | None = None
     trials: tuple[GateTrial, ...] = ()
 
     @property
     def settings(self) -> GateSettings:
         """As a manifest has them."""
         g = self.gate
-        return GateSettings(kind=g.kind, layers=self.layers, edge=g.edge, decay=g.decay, intercept=g.intercept)
-
-
-def choose_when(
-    model: Model, examples: Examples, options: FitOptions, steered: int, report: Progress, captures: Path | None = None
-) -> When:
-    """Fits the gate of a method; `steered` is the first steered layer, which its experts take."""
-    if needs_no_states(options):
-        return When(open_gate(model.width), [steered])
-    states = query_states(model, examples, options, steered, report, captures)
-    return search_when(states, gate_layers(model, examples, options, steered), options, steered, report)
+        return GateSettings(
+            kind=g.kind,
+            layers=self.layers,
+            readings=list(self.readings),
+            edge=g.edge,
+            decay=g.decay,
+            intercept=g.intercept,
+        )
 
 
 def needs_no_states(options: FitOptions) -> bool:
@@ -72,126 +83,169 @@ def needs_no_states(options: FitOptions) -> bool:
     return options.method in ("caa", "repe", "alphasteer") or options.gate == "open"
 
 
-def search_when(
-    states: QueryStates, layers: Sequence[int], options: FitOptions, steered: int, report: Progress
+def always(width: int, steered: int) -> When:
+    """The gate of what steers every query."""
+    return When(open_gate(width), [steered])
+
+
+def choose_when(
+    states: QueryStates, layers: Sequence[tuple[int, ...]], options: FitOptions, steered: int, report: Progress
 ) -> When:
-    """As `choose_when`, from states that are there."""
+    """Fits the gate of a method.
+
+    Args:
+        layers: blocks that it may take, each time together; the usual ones first.
+        steered: the first steered block.
+    """
     if options.method == "cast":
-        return _condition(states, layers, options)
-    return _Search(states, layers, options, steered, report).run()
+        return _condition(states, [x for together in layers for x in together], options)
+    kind = options.gate or ("logistic" if states.n_general else "quantile")
+    if kind == "logistic":
+        return _supervised(states, layers, options, steered, report)
+    return _one_class(states, kind, sorted({x for together in layers for x in together}), options, steered, report)
+
+
+def _supervised(
+    states: QueryStates, layers: Sequence[tuple[int, ...]], options: FitOptions, steered: int, report: Progress
+) -> When:
+    """The usual blocks; or others that are not behind the steered block, where they cost less than a second pass is worth."""
+    found: list[tuple[float, When]] = []
+    for i, together in enumerate(layers):
+        when = _logistic(states, together, options)
+        assert when.open_ir is not None
+        found.append((when.open_ir - SECOND_PASS_PRICE * (together[-1] > steered), when))
+        report("fit gates", i + 1, len(layers))
+    best = max(found, key=lambda f: f[0])[1]
+    return _with_trials(best, [w for _, w in found])
+
+
+def _logistic(states: QueryStates, layers: Sequence[int], options: FitOptions) -> When:
+    readings = states.readings_at(layers)
+    places: list[Place] = [(layer, reading) for layer in layers for reading in readings]
+    ir, general = states.labelled(places)
+    gate = LogisticGate(budget=options.budget, seed=options.seed).fit(ir, general)
+    kinds, openers = [], {}
+    for number, k in enumerate(gate.kinds_):
+        low, high = wilson(round(k.unseen * k.n), k.n)
+        name = states.kind_names[number]
+        kinds.append(
+            KindFigures(name=name, rows=k.n, opened=k.unseen, low=low, high=high, opened_seen=k.seen, held=k.held)
+        )
+        openers[name] = k.openers
+    in_wraps = [_share(is_open(gate.opening(rows))) if len(rows) else None for rows in states.unseen(places)]
+    unseen = gate.general_unseen_score_
+    return When(
+        gate.gate_,
+        list(layers),
+        readings,
+        gate.rank,
+        gate.ir_score_,
+        unseen,
+        gate.ir_ratio_,
+        gate.energy_ratio(general.side_by_side),
+        open_ir=_share(is_open(gate.ir_opening_)),
+        open_general=float(np.average([k.unseen for k in gate.kinds_], weights=[k.n for k in gate.kinds_])),
+        auroc=_auroc(gate.ir_score_, unseen),
+        roc=_roc(gate.ir_score_, unseen),
+        recall=_recall(gate.ir_score_, unseen),
+        kinds=tuple(kinds),
+        openers=openers,
+        ir_like_general=tuple(int(i) for i in np.flatnonzero(gate.ir_score_ <= np.median(gate.general_score_))),
+        open_ir_in_wraps=in_wraps[0],
+        open_general_in_wraps=in_wraps[1],
+    )
+
+
+def _one_class(
+    states: QueryStates, kind: str, layers: Sequence[int], options: FitOptions, steered: int, report: Progress
+) -> When:
+    """The paper's gates of IR queries alone, at one block; general queries, where there are any, choose the block and the rank."""
+    plan = [(layer, rank) for layer in layers for rank in (RANKS if states.n_general else (8,))]
+    found: list[tuple[float, When]] = []
+    for i, (layer, rank) in enumerate(plan):
+        ir, general = states.ir_at(layer), states.general_at(layer) if states.n_general else None
+        gate = (
+            SoftGate(rank, seed=options.seed) if kind == "soft" else QuantileGate(rank, options.tail, seed=options.seed)
+        ).fit(ir, general)
+        apart = float(gate.ir_opening_.mean() - gate.general_opening_.mean()) if general is not None else 0.0
+        scores = gate.ir_score_, gate.general_score_
+        when = When(
+            gate.gate_,
+            [layer],
+            ("last",),
+            gate.rank,
+            *scores,
+            gate.ir_ratio_,
+            gate.energy_ratio(general) if general is not None else _no_scores(),
+            open_ir=_share(is_open(gate.ir_opening_)),
+            open_general=_share(is_open(gate.general_opening_)) if general is not None else None,
+            auroc=_auroc(*scores) if general is not None else None,
+            roc=_roc(*scores) if general is not None else None,
+            recall=_recall(*scores) if general is not None else (),
+        )
+        found.append((apart - SECOND_PASS_PRICE * (layer > steered), when))
+        report("fit gates", i + 1, len(plan))
+    return _with_trials(max(found, key=lambda f: f[0])[1], [w for _, w in found])
 
 
 def _condition(states: QueryStates, layers: Sequence[int], options: FitOptions) -> When:
-    """CAST's condition, at the layer of the best F1."""
-    fitted = {layer: CosineCondition().fit(states.ir_at(layer), states.general_at(layer)) for layer in layers}
+    """CAST's condition on the mean over the prompt (where it was read), at the block of the best F1."""
+    reading: Reading = "mean" if all((layer, "mean") in states.by_place for layer in layers) else "last"
+    at = {layer: (states.ir_at(layer, reading), states.general_at(layer, reading)) for layer in layers}
+    fitted = {layer: CosineCondition().fit(*at[layer]) for layer in layers}
     layer = max(fitted, key=lambda x: fitted[x].f1_)
     gate = fitted[layer].gate_
     edge = np.float32(gate.edge)
-    ir, general = (x + edge for x in _beyond_threshold(states.ir_at(layer), states.general_at(layer), options.seed))
+    ir, general = (
+        x + edge for x in _beyond_threshold(*at[layer], states.ir_groups, states.general_groups, options.seed)
+    )
     return When(
         gate,
         [layer],
+        (reading,),
         ir_score=ir,
         general_score=general,
         open_ir=_share(ir > edge),
         open_general=_share(general > edge),
         auroc=_auroc(ir, general),
         roc=_roc(ir, general),
+        recall=_recall(ir, general),
     )
 
 
-def _beyond_threshold(ir: F32, general: F32, seed: int) -> tuple[F32, F32]:
+def _beyond_threshold(
+    ir: F32, general: F32, ir_groups: NDArray[np.intp], general_groups: NDArray[np.intp], seed: int
+) -> tuple[F32, F32]:
     """How far IR (n,) and general queries (m,) are beyond the threshold of a condition that was fitted without them. ir: (n, d); general: (m, d)."""
     beyond = np.empty(len(ir), dtype=np.float32), np.empty(len(general), dtype=np.float32)
     at_ir, at_general = Rows.of(ir), Rows.of(general)
-    folds = KFold(_FOLDS, shuffle=True, random_state=seed)
-    for (fit_ir, out_ir), (fit_general, out_general) in zip(folds.split(ir), folds.split(general), strict=True):
-        gate = CosineCondition().fit(at_ir[fit_ir], at_general[fit_general]).gate_
-        beyond[0][out_ir] = at_ir[out_ir].each(gate.score) - np.float32(gate.edge)
-        beyond[1][out_general] = at_general[out_general].each(gate.score) - np.float32(gate.edge)
+    fold_ir, fold_general = folds_of(ir_groups, _FOLDS, seed), folds_of(general_groups, _FOLDS, seed)
+    for fold in range(_FOLDS):
+        gate = (
+            CosineCondition()
+            .fit(at_ir[np.flatnonzero(fold_ir != fold)], at_general[np.flatnonzero(fold_general != fold)])
+            .gate_
+        )
+        for rows, folds, out in ((at_ir, fold_ir, beyond[0]), (at_general, fold_general, beyond[1])):
+            some = np.flatnonzero(folds == fold)
+            out[some] = rows[some].each(gate.score) - np.float32(gate.edge)
     return beyond
 
 
-class _Search:
-    """Tries kinds at each layer alone, then the best supervised one with a second layer beside it."""
-
-    def __init__(
-        self, states: QueryStates, layers: Sequence[int], options: FitOptions, steered: int, report: Progress
-    ) -> None:
-        self._states, self._options, self._steered, self._report = states, options, steered, report
-        self._layers = sorted(layers, key=lambda x: (x > steered, -x))
-        self._tried: list[tuple[float, list[int], AnyGate]] = []
-        self._trials: list[GateTrial] = []
-
-    def run(self) -> When:
-        """The gate that is the most open for IR queries and the most closed for general ones."""
-        has_general = self._states.contrast > self._states.general
-        kinds = (
-            [self._options.gate] if self._options.gate else ["logistic", "quantile"] if has_general else ["quantile"]
+def _with_trials(best: When, tried: Sequence[When]) -> When:
+    trials = tuple(
+        GateTrial(
+            kind=w.gate.kind,
+            layers=w.layers,
+            rank=w.rank,
+            auroc=w.auroc,
+            open_ir=w.open_ir or 0.0,
+            open_general=w.open_general or 0.0,
         )
-        ranks = RANKS if has_general else (8,)
-        layers = self._layers
-        plan = [
-            (kind, [layer], rank)
-            for kind in kinds
-            for rank in ((8,) if kind == "logistic" else ranks)
-            for layer in layers
-        ]
-        second = len(layers) - 1 if "logistic" in kinds else 0
-        for i, (kind, at, rank) in enumerate(plan):
-            self._try(str(kind), at, rank)
-            self._report("fit gates", i + 1, len(plan) + second)
-        if second:
-            first = max((t for t in self._tried if isinstance(t[2], LogisticGate)), key=lambda t: t[0])[1][0]
-            for i, other in enumerate(layer for layer in layers if layer != first):
-                self._try("logistic", sorted((first, other)), 8)
-                self._report("fit gates", len(plan) + i + 1, len(plan) + second)
-        _, at, gate = max(self._tried, key=lambda t: t[0])
-        ir, general = gate.ir_score_, gate.general_score_
-        general_states = self._at(at)[self._states.general : self._states.contrast]
-        return When(
-            gate.gate_,
-            at,
-            gate.rank,
-            ir,
-            general,
-            gate.ir_ratio_,
-            gate.energy_ratio(general_states),
-            open_ir=_share(is_open(gate.ir_opening_)),
-            open_general=_share(is_open(gate.general_opening_)) if has_general else None,
-            auroc=_auroc(ir, general) if has_general else None,
-            roc=_roc(ir, general) if has_general else None,
-            trials=tuple(self._trials),
-        )
-
-    def _at(self, layers: Sequence[int]) -> Rows:
-        return Rows.of(*(self._states.by_layer[layer] for layer in layers))
-
-    def _try(self, kind: str, layers: list[int], rank: int) -> None:
-        at_general, end = self._states.general, self._states.contrast
-        states = self._at(layers)
-        ir, general = states[:at_general], states[at_general:end] if end > at_general else None
-        o = self._options
-        gate: AnyGate
-        if kind == "logistic":
-            gate = LogisticGate(rank, o.budget, seed=o.seed).fit(ir, general, states[end:])
-        elif kind == "soft":
-            gate = SoftGate(rank, seed=o.seed).fit(ir, general)
-        else:
-            gate = QuantileGate(rank, o.tail, seed=o.seed).fit(ir, general)
-        apart = float(gate.ir_opening_.mean() - gate.general_opening_.mean()) if general is not None else 0.0
-        self._tried.append((apart - SECOND_PASS_PRICE * (layers[-1] > self._steered), layers, gate))
-        if general is not None:
-            self._trials.append(
-                GateTrial(
-                    kind=kind,
-                    layers=layers,
-                    rank=rank,
-                    auroc=_auroc(gate.ir_score_, gate.general_score_),
-                    open_ir=_share(is_open(gate.ir_opening_)),
-                    open_general=_share(is_open(gate.general_opening_)),
-                )
-            )
+        for w in tried
+        if w.auroc is not None
+    )
+    return replace(best, trials=trials)
 
 
 def _share(which: NDArray[np.bool_]) -> float:
@@ -200,6 +254,10 @@ def _share(which: NDArray[np.bool_]) -> float:
 
 def _auroc(ir: F32, general: F32) -> float:
     return float(roc_auc_score(*_labelled(ir, general)))
+
+
+def _recall(ir: F32, general: F32) -> tuple[Recall, ...]:
+    return tuple(Recall(general=share, ir=_share(ir > np.quantile(general, 1 - share))) for share in RECALL_AT)
 
 
 def _roc(ir: F32, general: F32) -> Roc:

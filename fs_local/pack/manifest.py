@@ -113,12 +113,39 @@ class Roc(_Strict):
     ir: list[Share]
 
 
+class Recall(_Strict):
+    """Share of IR queries that open the gate where its threshold lets `general` of the general queries open it."""
+
+    general: Share
+    ir: Share
+
+
+class KindFigures(_Strict):
+    """How a kind of general query fares.
+
+    Attributes:
+        opened: share that opens a gate for which the whole kind was left out, of its fit and of its threshold; low, high: Wilson's
+            95 % interval of that.
+        opened_seen: share that opens the gate when other rows of the kind were fitted on; the threshold was placed on these scores.
+        held: whether the threshold keeps the kind within the budget.
+    """
+
+    name: Annotated[str, Field(max_length=200)]
+    rows: Annotated[int, Field(ge=1)]
+    opened: Share
+    low: Share
+    high: Share
+    opened_seen: Share
+    held: bool
+
+
 class Figures(_Strict):
     """Figures from the fit; None where a method or a conversion has none.
 
     Attributes:
-        open_ir, open_general, auroc, roc: of the gate, by cross-fitted scores: each query scored by a gate that was fitted without
-            it. The gate's threshold, its operating point, was placed on these same scores.
+        open_ir, open_general, auroc, roc, recall: of the gate, by cross-fitted scores. An IR query is scored by a gate that was fitted
+            without it and its near twins, a general query by one that saw nothing of its kind. kinds: kind by kind.
+        open_ir_in_wraps, open_general_in_wraps: share of queries, put into wraps that the gate was not fitted with, that open it.
         validation_error: `mean ‖v(h) − δ‖²` of the experts on held-out pairs, which also stopped their training;
             constant_error: the same of the constant mean vector.
         effect_kind: what the trials measure. `refusal`: share of refusals among greedy answers. `mc2`: probability of the preferred
@@ -130,6 +157,10 @@ class Figures(_Strict):
     open_general: Share | None = None
     auroc: Share | None = None
     roc: Roc | None = None
+    recall: list[Recall] = []
+    kinds: list[KindFigures] = []
+    open_ir_in_wraps: Share | None = None
+    open_general_in_wraps: Share | None = None
     validation_error: Annotated[float, Field(ge=0)] | None = None
     constant_error: Annotated[float, Field(ge=0)] | None = None
     effect_kind: EffectKind | None = None

@@ -1,6 +1,6 @@
 """Other tools do the same work: that their figures are there. What they say is for a quiet machine.
 
-The slow test prints the table: FS_LOCAL_REPENG=/path/to/its/python pytest -m slow -s tests/benchmark/test_peers.py
+The slow test prints the table: FS_LOCAL_REPENG=/path/to/its/python pytest -m slow -n 0 -s tests/benchmark/test_peers.py
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ def test_all_do_the_same_work() -> None:
         assert p.versions
 
 
-def test_fs_local_and_llama_cpp_python_are_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fs_local_and_llama_cpp_python_are_measured(tiny_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """repeng's place is taken by a Python without it, which says so."""
     for name, value in {"N_PAIRS": 4, "TOKENS": 4, "TURNS": 1}.items():
         monkeypatch.setattr(module, name, value)
     measured: list[str] = []
     with pytest.raises(FsLocalError, match="repeng can't do the work: ModuleNotFoundError"):
-        bench_peers("smollm2", Path(sys.executable), lambda _what, done, total: measured.append(f"{done}/{total}"))
+        bench_peers(str(tiny_path), Path(sys.executable), lambda _what, done, total: measured.append(f"{done}/{total}"))
     assert measured == ["0/3", "1/3", "2/3"]
     with pytest.raises(FsLocalError, match="give the Python that has repeng"):
         module._child("repeng", ["/no/such/python"], "")

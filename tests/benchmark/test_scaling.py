@@ -14,7 +14,6 @@ from fs_local.benchmark.scaling import Point, Series, judged, measure_scaling
 from fs_local.benchmark.tables import scaling_tables
 from fs_local.errors import FsLocalError
 from fs_local.method import gates, rows, subspace
-from fs_local.model_files import resolve_model
 from fs_local.report import write_report
 
 
@@ -33,8 +32,8 @@ def test_memory_of_a_fit_does_not_grow_with_its_states(monkeypatch: pytest.Monke
     assert peaks[1] - peaks[0] < 0.25 * 700 * 3 * 1024 * 4
 
 
-def test_a_capture_is_measured() -> None:
-    taken = CaptureJob(str(resolve_model("smollm2")), 3).run()
+def test_a_capture_is_measured(tiny_path: Path) -> None:
+    taken = CaptureJob(str(tiny_path), 3).run()
     assert taken.seconds > 0
     assert taken.megabytes > 20
 
@@ -54,14 +53,14 @@ def test_growth_is_judged_by_the_most_rows() -> None:
     assert not fat.met
 
 
-def test_all_series_are_measured_and_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_series_are_measured_and_shown(tiny_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scaling, "CAPTURED", (2, 3, 4))
     monkeypatch.setattr(scaling, "FITTED", (40, 60, 80))
     monkeypatch.setattr(scaling, "WIDE", 96)
     monkeypatch.setattr(offline, "fitting", lambda: iter(()))
     monkeypatch.setattr(child, "run_python", _inside)
     said: list[str] = []
-    found = measure_scaling("smollm2", lambda what, _done, _total: said.append(what))
+    found = measure_scaling(str(tiny_path), lambda what, _done, _total: said.append(what))
     assert len(said) == 11
     assert [[p.rows for p in s.points] for s in found.series] == [[2, 3, 4], [40, 60, 80], [40, 60, 80]]
     assert len(found.rows) == 6

@@ -69,79 +69,86 @@ def test_mc2_is_the_share_of_the_true_answers() -> None:
     assert mc2([-2000.0, -2001.0], [True, False]) == pytest.approx(1 / (1 + np.exp(-1)))
 
 
-def test_steered_answers_are_those_of_a_steered_model(smollm2: Model, fitted: Pack) -> None:
+def test_steered_answers_are_those_of_a_steered_model(tiny: Model, tiny_pack: Pack) -> None:
     rows = read_suite("refusal", DATA / "unseen_ir.jsonl", limit=5)
-    found = SUITES["refusal"](Runner(smollm2), rows, fitted)
+    found = SUITES["refusal"](Runner(tiny), rows, tiny_pack)
     assert found.samples[0].steered
-    with SteeredModel.load("smollm2", [fitted]) as model:
+    with SteeredModel.load(tiny.path, [tiny_pack]) as model:
         alone = [model.generate(r.query, GenerationOptions(max_tokens=32)) for r in rows]
-    # a batch sums in another order than a single prompt, so the last bits differ: nearly all is the same
-    assert np.mean([a.text.strip() == s.steered.strip() for a, s in zip(alone, found.samples, strict=True)]) >= 0.4
-    openings = [(a.decisions[0].opening, s.opening) for a, s in zip(alone, found.samples, strict=True)]
-    assert np.mean([abs(one - batched) for one, batched in openings]) < 0.05
+    assert [s.steered for s in found.samples] == [a.text for a in alone]
+    assert [s.opening for s in found.samples] == pytest.approx([a.decisions[0].opening for a in alone], abs=1e-3)
+    assert all(s.steered != s.unsteered for s in found.samples)
 
 
-def test_one_query_at_a_time_is_answered_as_by_a_steered_model(smollm2: Model, fitted: Pack) -> None:
+def test_one_query_at_a_time_is_answered_as_by_a_steered_model(tiny: Model, tiny_pack: Pack) -> None:
     rows = read_suite("refusal", DATA / "unseen_ir.jsonl", limit=3)
-    with SteeredModel.load("smollm2", [fitted]) as model:
+    with SteeredModel.load(tiny.path, [tiny_pack]) as model:
         for row in rows:
             (together,) = model.generate_many([row.query], max_tokens=16)
             assert model.generate(row.query, GenerationOptions(max_tokens=16)).text == together.text
 
 
-def test_a_closed_gate_changes_nothing(smollm2: Model, questions: Path) -> None:
-    closed = synthetic_pack(smollm2, "closed", layer=10, gate_layer=8)
+def test_a_closed_gate_changes_nothing(tiny: Model, questions: Path) -> None:
+    closed, open_pack = (synthetic_pack(tiny, gate, layer=3, gate_layer=2) for gate in ("closed", "open"))
     files = dict.fromkeys(("over-refusal", "drift"), DATA / "unseen_general.jsonl")
     for suite, path in {**files, "truthfulqa": questions}.items():
         rows = read_suite(suite, path, limit=2)
         # a runner each: one keeps what it has done
-        plain, steered = (SUITES[suite](Runner(smollm2), rows, pack).values for pack in (None, closed))
-        assert plain == steered
-        assert set(steered["opened"]) == {0.0}
-        assert steered.get("kl", [0.0]) == [0.0] * len(steered.get("kl", [0.0]))
+        plain, steered, opened = (SUITES[suite](Runner(tiny), rows, pack) for pack in (None, closed, open_pack))
+        assert plain.values == steered.values
+        assert plain.values != opened.values
+        assert set(steered.values["opened"]) == {0.0}
+        if suite == "drift":
+            assert steered.values["kl"] == [0.0, 0.0]
+            assert min(opened.values["kl"]) > 0
 
 
-def test_openings_are_those_of_the_gate(smollm2: Model, fitted: Pack) -> None:
-    found = {name: SUITES["opening"](Runner(smollm2), read_suite("opening", DATA / f"{name}.jsonl"), fitted).values for name in ("unseen_ir", "unseen_general")}  # fmt: skip
-    assert np.mean(found["unseen_ir"]["opened"]) >= 0.7
-    assert np.mean(found["unseen_general"]["opened"]) <= 0.2
+def test_openings_are_those_of_the_gate(tiny: Model, tiny_pack: Pack) -> None:
+    found = {name: SUITES["opening"](Runner(tiny), read_suite("opening", DATA / f"{name}.jsonl"), tiny_pack).values for name in ("unseen_ir", "unseen_general")}  # fmt: skip
+    assert set(found["unseen_ir"]["opened"]) == {1.0}
+    assert set(found["unseen_general"]["opened"]) == {0.0}
     assert all(
         (o > 0) == (opened == 1)
         for o, opened in zip(found["unseen_ir"]["opening"], found["unseen_ir"]["opened"], strict=True)
     )
 
 
-def test_an_open_gate_drifts_and_more_strength_drifts_more(smollm2: Model) -> None:
-    pack = synthetic_pack(smollm2, "open", layer=10, gate_layer=8)
+def test_an_open_gate_drifts_and_more_strength_drifts_more(tiny: Model) -> None:
+    pack = synthetic_pack(tiny, "open", layer=3, gate_layer=2)
     rows = read_suite("drift", DATA / "unseen_general.jsonl", limit=2)
-    runner = Runner(smollm2)
+    runner = Runner(tiny)
     kl = [np.mean(SUITES["drift"](runner, rows, pack.with_strength(s)).values["kl"]) for s in (0.0, 0.2, 0.8)]
     assert kl[0] == 0
     assert 0 < kl[1] < kl[2]
 
 
-def test_each_row_has_the_drift_of_its_own_steering(smollm2: Model) -> None:
-    vector = synthetic_pack(smollm2, "open", layer=10, gate_layer=8).experts.prototypes[0]
-    runner = Runner(smollm2)
+def test_each_row_has_the_drift_of_its_own_steering(tiny: Model) -> None:
+    vector = synthetic_pack(tiny, "open", layer=3, gate_layer=2).experts.prototypes[0]
+    runner = Runner(tiny)
     queries = [Query.of(text) for text in ("What is two plus two?", "Name a colour.", "How are you?", "Name a fruit.")]
     requests = runner.requests(queries, [["Here is an answer."]] * 4)
-    decided = [Decided(0.0, {}), Decided(1.0, {10: vector}), Decided(0.0, {}), Decided(0.5, {10: vector / 2})]
+    decided = [Decided(0.0, {}), Decided(1.0, {3: vector}), Decided(0.0, {}), Decided(0.5, {3: vector / 2})]
     found = runner.drift(requests, decided)
     assert found[0] == found[2] == (0.0, 1.0)
     for i in (1, 3):
-        (alone,) = Runner(smollm2).drift([requests[i]], [decided[i]])  # one that has kept nothing
+        (alone,) = Runner(tiny).drift([requests[i]], [decided[i]])  # one that has kept nothing
         assert alone[0] > 0
         assert found[i] == pytest.approx(alone, rel=0.1)
 
 
-def test_closed_rows_are_the_unsteered_ones_in_any_scope(smollm2: Model, tmp_path: Path) -> None:
-    vector = synthetic_pack(smollm2, "open", layer=10, gate_layer=8).experts.prototypes[0]
-    runner = Runner(smollm2, Store(tmp_path / "kept.jsonl"))
+def test_closed_rows_are_the_unsteered_ones_in_any_scope(tiny: Model, tmp_path: Path) -> None:
+    vector = synthetic_pack(tiny, "open", layer=3, gate_layer=2).experts.prototypes[0]
+    runner = Runner(tiny, Store(tmp_path / "kept.jsonl"))
     requests = runner.requests([Query.of(text) for text in ("What is two plus two?", "Name a colour.")])
-    closed, opened = Decided(0.0, {}), Decided(1.0, {10: vector})
+    closed, opened = Decided(0.0, {}), Decided(1.0, {3: vector})
     plain = runner.answers(requests, [closed, closed], 4)
     lines = len((tmp_path / "kept.jsonl").read_text().splitlines())
-    assert runner.answers(requests, [closed, opened], 4, prompt_too=False)[0] == plain[0]
+    (again, steered), (kept, _) = (
+        r.answers(requests, [closed, opened], 4, prompt_too=False) for r in (Runner(tiny), runner)
+    )
+    assert (again.tokens, again.log_probability) == (plain[0].tokens, pytest.approx(plain[0].log_probability, abs=1e-3))
+    assert steered.tokens != plain[1].tokens
+    assert kept == plain[0]
     assert len((tmp_path / "kept.jsonl").read_text().splitlines()) == lines + 1  # only the open row was evaluated
 
 
@@ -159,19 +166,19 @@ def test_an_empty_answer_is_as_probable_as_ending_at_once(smollm2: Model) -> Non
     assert max(runner.scores([Request(ended.prompt, ends)], closed)[0]) == [empty.log_probability]
 
 
-def test_results_are_kept_without_a_file(smollm2: Model) -> None:
+def test_results_are_kept_without_a_file(tiny: Model) -> None:
     told: list[str] = []
-    runner = Runner(smollm2, progress=lambda what, _done, _total: told.append(what))
+    runner = Runner(tiny, progress=lambda what, _done, _total: told.append(what))
     requests = runner.requests([Query.of("Name a colour.")])
     first = runner.answers(requests, [Decided(0.0, {})], 4, what="once")
     assert runner.answers(requests, [Decided(0.0, {})], 4, what="again") == first
     assert told == ["once"]
 
 
-def test_generation_scope_starts_at_the_last_prompt_token(smollm2: Model) -> None:
-    packs = [synthetic_pack(smollm2, "open", layer=10, gate_layer=8, scope=s) for s in ("all", "generation")]
+def test_generation_scope_starts_at_the_last_prompt_token(tiny: Model) -> None:
+    packs = [synthetic_pack(tiny, "open", layer=3, gate_layer=2, scope=s) for s in ("all", "generation")]
     rows = read_suite("drift", DATA / "unseen_general.jsonl", limit=1)
-    runner = Runner(smollm2)
+    runner = Runner(tiny)
     both = [SUITES["drift"](runner, rows, p).values["kl"] for p in packs]
     assert both[0] != both[1]
 
@@ -199,61 +206,64 @@ def test_methods_meet_at_equal_drift() -> None:
     assert _at_drift(worse, none, 9.0) == [1.0, 1.0]
 
 
-def test_files_and_packs_of_one_name_are_told_apart(smollm2: Model, tmp_path: Path) -> None:
+def test_files_and_packs_of_one_name_are_told_apart(tiny: Model, tmp_path: Path) -> None:
     for folder in ("a", "b"):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "test.jsonl").write_text('{"query": "What is tea?"}\n')
     given = [Path(f"{label}={tmp_path / folder / 'test.jsonl'}") for label, folder in (("ir", "a"), ("general", "b"))]
     assert [f.name for f in read_files("opening", given)] == [str(tmp_path / x / "test.jsonl") for x in "ab"]
-    pack = synthetic_pack(smollm2, "open", layer=10, gate_layer=8)
+    pack = synthetic_pack(tiny, "open", layer=3, gate_layer=2)
     with pytest.raises(PackError, match="two packs are called"):
-        evaluate_packs(smollm2, [pack, pack], read_files("opening", given))
+        evaluate_packs(tiny, [pack, pack], read_files("opening", given))
 
 
-def test_too_long_rows_are_refused_before_anything_is_evaluated(smollm2: Model) -> None:
-    rows = [Query.of("What is tea?"), Query.of("tea " * (smollm2.n_ctx_train + 1))]
-    runner = Runner(smollm2)
+def test_too_long_rows_are_refused_before_anything_is_evaluated(tiny: Model) -> None:
+    rows = [Query.of("What is tea?"), Query.of("tea " * (tiny.n_ctx_train + 1))]
+    runner = Runner(tiny)
     requests = runner.requests(rows)
     with pytest.raises(DataError, match=r"row 2 has .* tokens, more than the model's context"):
         runner.answers(requests, [Decided(0.0, {})] * 2, max_tokens=1)
 
 
-def test_a_stopped_evaluation_goes_on(smollm2: Model, tmp_path: Path) -> None:
+def test_a_stopped_evaluation_goes_on(tiny: Model, tmp_path: Path) -> None:
     rows = read_suite("refusal", DATA / "unseen_ir.jsonl", limit=2)
-    first = SUITES["refusal"](Runner(smollm2, Store(tmp_path / "results.jsonl")), rows, None)
+    first = SUITES["refusal"](Runner(tiny, Store(tmp_path / "results.jsonl")), rows, None)
     lines = (tmp_path / "results.jsonl").read_bytes()
     told: list[str] = []
-    runner = Runner(smollm2, Store(tmp_path / "results.jsonl"), lambda what, _done, _total: told.append(what))
+    runner = Runner(tiny, Store(tmp_path / "results.jsonl"), lambda what, _done, _total: told.append(what))
     again = SUITES["refusal"](runner, rows, None)
     assert again == first
     # half of it done: the other half comes out as it would have
     (tmp_path / "half.jsonl").write_bytes(lines[: len(lines) // 2])
-    assert SUITES["refusal"](Runner(smollm2, Store(tmp_path / "half.jsonl")), rows, None) == first
+    assert SUITES["refusal"](Runner(tiny, Store(tmp_path / "half.jsonl")), rows, None) == first
     assert (tmp_path / "results.jsonl").read_bytes() == lines
     assert not told
 
 
-def test_compare_measures_all_packs_and_their_frontier(smollm2: Model, questions: Path, tmp_path: Path) -> None:
-    ours = synthetic_pack(smollm2, "closed", layer=10, gate_layer=8, name="ours")
-    theirs = synthetic_pack(smollm2, "open", layer=10, gate_layer=8, name="theirs")
+def test_compare_measures_all_packs_and_their_frontier(tiny: Model, questions: Path, tmp_path: Path) -> None:
+    ours = synthetic_pack(tiny, "closed", layer=3, gate_layer=2, name="ours")
+    theirs = synthetic_pack(tiny, "open", layer=3, gate_layer=2, name="theirs")
     theirs = Pack.of(theirs.manifest.model_copy(update={"method": "caa"}), theirs.gate, theirs.experts)
     general = DATA / "unseen_general.jsonl"
     files = read_files("compare", [Path(f"truthfulqa={questions}"), Path(f"drift={general}")], limit=2)
-    found = evaluate_packs(smollm2, [ours, theirs], files, compare=True)
+    found = evaluate_packs(tiny, [ours, theirs], files, compare=True)
     assert len(found["results"]) == 2 * 3
     assert len(found["frontier"]) == 2 * 3
     assert [g["other"] for g in found["equal_drift"]] == ["theirs"]
+    drifts = {name: [p["drift"]["mean"] for p in found["frontier"] if p["pack"] == name] for name in ("ours", "theirs")}
+    assert set(drifts["ours"]) == {0.0}
+    assert min(drifts["theirs"]) > 0
     # at no drift, the other method is the unsteered model: so is a closed gate
     assert found["equal_drift"][0]["gain"] == {"mean": 0.0, "low": 0.0, "high": 0.0}
     json.dumps(found)
 
 
-def test_a_pack_that_drifts_less_is_followed_to_equal_drift(smollm2: Model, questions: Path) -> None:
-    ours = synthetic_pack(smollm2, "open", layer=10, gate_layer=8, name="ours").with_strength(0.4)
-    weak = synthetic_pack(smollm2, "open", layer=10, gate_layer=8, name="weak").with_strength(0.1)
+def test_a_pack_that_drifts_less_is_followed_to_equal_drift(tiny: Model, questions: Path) -> None:
+    ours = synthetic_pack(tiny, "open", layer=3, gate_layer=2, name="ours").with_strength(0.4)
+    weak = synthetic_pack(tiny, "open", layer=3, gate_layer=2, name="weak").with_strength(0.1)
     general = DATA / "unseen_general.jsonl"
     files = read_files("compare", [Path(f"truthfulqa={questions}"), Path(f"drift={general}")], limit=1)
-    points = evaluate_packs(smollm2, [ours, weak], files, compare=True)["frontier"]
+    points = evaluate_packs(tiny, [ours, weak], files, compare=True)["frontier"]
     mine, theirs = ([p for p in points if p["pack"] == name] for name in ("ours", "weak"))
     (price,) = (p["drift"]["mean"] for p in mine if p["strength"] == pytest.approx(0.4))
     assert [p["strength"] for p in theirs][:4] == pytest.approx([0.05, 0.1, 0.15, 0.3])
@@ -285,8 +295,8 @@ def test_compare_wants_a_suite_for_each_file() -> None:
         read_files("compare", [DATA / "unseen_ir.jsonl"])
 
 
-def test_more_answers_than_sequences_are_refused(smollm2: Model) -> None:
-    runner = Runner(smollm2)
-    request = query_request(smollm2, read_suite("refusal", DATA / "unseen_ir.jsonl")[0].query, ["a"] * 65)
+def test_more_answers_than_sequences_are_refused(tiny: Model) -> None:
+    runner = Runner(tiny)
+    request = query_request(tiny, read_suite("refusal", DATA / "unseen_ir.jsonl")[0].query, ["a"] * 65)
     with pytest.raises(DataError, match="65 answers"):
         runner.scores([request], [Decided(0.0, {})])

@@ -49,27 +49,29 @@ def test_the_manifest_says_what_was_done(fitted: Pack, few_examples: Examples) -
 
 
 def test_two_fits_with_one_seed_give_one_file(smollm2: Model, few_examples: Examples, tmp_path: Path) -> None:
-    few = Examples(few_examples.pairs[:20], general=few_examples.general[:20])
+    few = Examples(few_examples.pairs[:20], general={"general": few_examples.general["general"][:20]})
     for name in ("a", "b"):
-        fit(smollm2, few, FitOptions(layers=(8,), gate_layer=8, strength=1.0)).pack.save(tmp_path / name)
+        fit(smollm2, few, FitOptions(background=False, layers=(8,), gate_layer=8, strength=1.0)).pack.save(
+            tmp_path / name
+        )
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
     assert (tmp_path / "a").stat().st_size < 400_000
 
 
 def test_ir_queries_alone_give_a_one_class_gate(smollm2: Model, few_examples: Examples) -> None:
     few = Examples(few_examples.pairs[:20], ir=[p.query for p in few_examples.pairs])
-    pack = fit(smollm2, few, FitOptions(layers=(9,), strength=1.0, residual_rank=0)).pack
+    pack = fit(smollm2, few, FitOptions(background=False, layers=(9,), strength=1.0, residual_rank=0)).pack
     assert (pack.gate.kind, pack.manifest.gate.layers) == ("quantile", [9])
     assert pack.manifest.figures.open_general is None
 
 
 def test_every_stage_reports_to_its_end(smollm2: Model, few_examples: Examples) -> None:
     ends: dict[str, tuple[int, int]] = {}
-    few = Examples(few_examples.pairs[:12], general=few_examples.general[:12])
+    few = Examples(few_examples.pairs[:12], general={"general": few_examples.general["general"][:12]})
     fit(
         smollm2,
         few,
-        FitOptions(layers=(8,), strength=1.0, gate="soft"),
+        FitOptions(background=False, layers=(8,), strength=1.0, gate="soft"),
         lambda what, done, total: ends.update({what: (done, total)}),
     )
     assert set(ends) == {"capture pairs", "search", "capture queries", "fit gates"}
@@ -92,12 +94,14 @@ def test_what_can_not_be_fitted_says_so(
 ) -> None:
     change = {k: few_examples.general[:1] if v == "one" else v for k, v in change.items()}
     with pytest.raises(error, match=message):
-        fit(smollm2, dataclasses.replace(few_examples, **change), FitOptions(**options))
+        fit(smollm2, dataclasses.replace(few_examples, **change), FitOptions(background=False, **options))
 
 
 def test_a_setting_that_is_no_good_one_is_noted(smollm2: Model, few_examples: Examples) -> None:
     few = Examples(few_examples.pairs[:20])
-    notes = fit(smollm2, few, FitOptions(layers=(9,), strength=30.0, residual_rank=0, gate="open")).notes
+    notes = fit(
+        smollm2, few, FitOptions(background=False, layers=(9,), strength=30.0, residual_rank=0, gate="open")
+    ).notes
     assert any("fluency budget" in note for note in notes)
     assert any("gains nothing" in note for note in notes)
 
@@ -105,7 +109,7 @@ def test_a_setting_that_is_no_good_one_is_noted(smollm2: Model, few_examples: Ex
 def test_a_map_is_tried_without_the_queries_that_were_held_out(
     smollm2: Model, few_examples: Examples, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    few = Examples(few_examples.pairs[:20], general=few_examples.general[:20])
+    few = Examples(few_examples.pairs[:20], general={"general": few_examples.general["general"][:20]})
     rows: list[int] = []
     fit_map = NullSpaceMap.fit
 
@@ -114,5 +118,5 @@ def test_a_map_is_tried_without_the_queries_that_were_held_out(
         return fit_map(self, ir, general, direction)
 
     monkeypatch.setattr(NullSpaceMap, "fit", spied)
-    fit(smollm2, few, FitOptions(layers=(9,), strength=1.0, method="alphasteer"))
+    fit(smollm2, few, FitOptions(background=False, layers=(9,), strength=1.0, method="alphasteer"))
     assert rows == [16, 20]

@@ -38,7 +38,7 @@ def queries(few_examples: Examples) -> Examples:
 @pytest.fixture(scope="module")
 def few(queries: Examples) -> Examples:
     """Enough to fit on, where it does not matter how well."""
-    return dataclasses.replace(queries, ir=queries.ir[:12], general=queries.general[:12])
+    return dataclasses.replace(queries, ir=queries.ir[:12], general={"general": queries.general["general"][:12]})
 
 
 def control_vector(smollm2: Model, folder: Path, layers: Sequence[int]) -> Pack:
@@ -61,7 +61,7 @@ def test_it_opens_for_ir_queries_and_leaves_general_ones_bit_for_bit(
     smollm2: Model, queries: Examples, tmp_path: Path
 ) -> None:
     vector = control_vector(smollm2, tmp_path, STEERED)
-    pack = gated(smollm2, vector, queries, FitOptions(name="new", gate_layer=15, strength=STRENGTH))
+    pack = gated(smollm2, vector, queries, FitOptions(background=False, name="new", gate_layer=15, strength=STRENGTH))
     pack.save(tmp_path / "new.fspack")
     pack = Pack.load(tmp_path / "new.fspack")
     buffer = native_buffer(smollm2, vector)
@@ -100,7 +100,7 @@ def test_one_pass_is_enough_up_to_the_first_steered_block(
 
 def test_the_manifest_has_both_digests_and_the_gates_figures(smollm2: Model, few: Examples, tmp_path: Path) -> None:
     vector = control_vector(smollm2, tmp_path, STEERED)
-    pack = gated(smollm2, vector, few, FitOptions(name="new", gate_layer=6))
+    pack = gated(smollm2, vector, few, FitOptions(background=False, name="new", gate_layer=6))
     m = pack.manifest
     assert (m.name, m.method, m.steer, m.gate.layers) == ("new", "vector", vector.manifest.steer, [6])
     assert m.fitted_by.startswith("control vector of llama.cpp")
@@ -110,7 +110,7 @@ def test_the_manifest_has_both_digests_and_the_gates_figures(smollm2: Model, few
     tried = [(t.open_ir, t.open_general, t.auroc) for t in m.figures.gate_trials if t.kind == m.gate.kind]
     assert (m.figures.open_ir, m.figures.open_general, m.figures.auroc) in tried
     np.testing.assert_array_equal(pack.experts.prototypes, vector.experts.prototypes)
-    again = gated(smollm2, pack, dataclasses.replace(few, general=(), files={"IR queries": DataFile(12, "c" * 64)}), FitOptions())  # fmt: skip
+    again = gated(smollm2, pack, dataclasses.replace(few, general={}, files={"IR queries": DataFile(12, "c" * 64)}), FitOptions(background=False))  # fmt: skip
     assert {name: d.sha256[0] for name, d in again.manifest.data.items() if "gate" in name} == {
         "IR queries of the gate": "c"
     }
@@ -118,7 +118,7 @@ def test_the_manifest_has_both_digests_and_the_gates_figures(smollm2: Model, few
 
 def test_a_pack_keeps_its_experts_and_strength_behind_the_new_gate(smollm2: Model, few: Examples) -> None:
     pack = synthetic_pack(smollm2, "half", layer=10, gate_layer=[4, 8])
-    found = gated(smollm2, pack, few, FitOptions(gate="quantile", gate_layer=5))
+    found = gated(smollm2, pack, few, FitOptions(background=False, gate="quantile", gate_layer=5))
     assert (found.gate.kind, found.manifest.gate.layers, found.manifest.steer) == ("quantile", [5], pack.manifest.steer)
     np.testing.assert_array_equal(found.experts.routing, pack.experts.routing)
     assert found.manifest.figures.validation_error == pack.manifest.figures.validation_error
@@ -127,16 +127,16 @@ def test_a_pack_keeps_its_experts_and_strength_behind_the_new_gate(smollm2: Mode
 def test_without_general_queries_it_reads_no_block_that_says_little(
     smollm2: Model, few: Examples, tmp_path: Path
 ) -> None:
-    alone = dataclasses.replace(few, general=())
+    alone = dataclasses.replace(few, general={})
     for first, expected in ((1, 12), (14, 14)):
         vector = control_vector(smollm2, tmp_path, range(first, 20))
-        pack = gated(smollm2, vector, alone, FitOptions())
+        pack = gated(smollm2, vector, alone, FitOptions(background=False))
         assert (pack.gate.kind, pack.manifest.gate.layers) == ("quantile", [expected])
 
 
 def test_a_stopped_capture_goes_on(smollm2: Model, few: Examples, tmp_path: Path) -> None:
     store, vector = Store(tmp_path / "s.jsonl"), control_vector(smollm2, tmp_path, STEERED)
-    packs = [gated(smollm2, vector, few, FitOptions(gate_layer=8), store=store) for _ in range(2)]
+    packs = [gated(smollm2, vector, few, FitOptions(background=False, gate_layer=8), store=store) for _ in range(2)]
     assert packs[0].to_bytes() == packs[1].to_bytes()
     assert len(list(store.captures.glob("*.states"))) == 1
 
@@ -145,10 +145,10 @@ def test_what_can_not_be_gated_says_so(smollm2: Model, few: Examples, tmp_path: 
     vector = control_vector(smollm2, tmp_path, STEERED)
     three = Examples((), few.ir[:3])
     for pack, examples, options, error, message in (
-        (vector, three, FitOptions(), DataError, "3 IR queries are too few"),
-        (vector, few, FitOptions(gate_layer=30), FitError, "--gate-layer 30 is out of range"),
-        (vector, Examples((), few.ir), FitOptions(gate="logistic"), FitError, "give --general"),
-        (random_pack(width=576), few, FitOptions(), PackError, "fit a pack for this model"),
+        (vector, three, FitOptions(background=False), DataError, "3 IR queries are too few"),
+        (vector, few, FitOptions(background=False, gate_layer=30), FitError, "--gate-layer 30 is out of range"),
+        (vector, Examples((), few.ir), FitOptions(background=False, gate="logistic"), FitError, "give --general"),
+        (random_pack(width=576), few, FitOptions(background=False), PackError, "fit a pack for this model"),
     ):
         with pytest.raises(error, match=message):
             gated(smollm2, pack, examples, options)

@@ -67,7 +67,7 @@ def shape() -> ModelIdentity:
 @pytest.mark.parametrize("name", ["states.npz", "states.safetensors"])
 def test_a_pack_is_fitted_without_a_model(tmp_path: Path, name: str) -> None:
     path = written(tmp_path, arrays(kinds="pairs preferred undesired ir general contrast"), name)
-    fitted = fit_untried(shape(), read_states(path), FitOptions(layers=(5,)))
+    fitted = fit_untried(shape(), read_states(path), FitOptions(background=False, layers=(5,)))
     m = fitted.pack.manifest
     assert (m.steer.layers, m.steer.strength, m.model) == ([5], 1.0, shape())
     assert "nothing was tried on the model: the strength is 1" in fitted.notes[0]
@@ -85,24 +85,24 @@ def test_a_pack_is_fitted_without_a_model(tmp_path: Path, name: str) -> None:
 
 def test_what_is_given_is_taken(tmp_path: Path) -> None:
     states = read_states(written(tmp_path, arrays((3,), "pairs preferred undesired")))
-    fitted = fit_untried(shape(), states, FitOptions(strength=2.5, residual_rank=0))
+    fitted = fit_untried(shape(), states, FitOptions(background=False, strength=2.5, residual_rank=0))
     m = fitted.pack.manifest
     assert (m.steer.layers, m.steer.strength, m.gate.layers, m.gate.kind) == ([3], 2.5, [3], "quantile")
     assert fitted.notes == ()
     assert len(fitted.pack.experts.residual) == 0
     states = read_states(written(tmp_path, arrays()))
     for method in ("caa", "repe", "cast", "alphasteer"):
-        pack = fit_untried(shape(), states, FitOptions(layers=(5,), method=method)).pack
+        pack = fit_untried(shape(), states, FitOptions(background=False, layers=(5,), method=method)).pack
         assert (pack.manifest.method, pack.manifest.steer.layers) == (method, [5])
-    pack = fit_untried(shape(), states, FitOptions(layers=(5,), gate_layer=3, gate="quantile")).pack
+    pack = fit_untried(shape(), states, FitOptions(background=False, layers=(5,), gate_layer=3, gate="quantile")).pack
     assert (pack.gate.kind, pack.manifest.gate.layers) == ("quantile", [3])
 
 
 def test_our_own_states_from_a_file_give_the_same_pack(smollm2: Model, few_examples: Examples, tmp_path: Path) -> None:
     """The trials too: the model answers with the vectors that were fitted on the file."""
     pairs, general = few_examples.pairs[:12], few_examples.general[:12]
-    examples, layer = Examples(pairs, general=general), 8
-    options = FitOptions(layers=(layer,), gate_layer=layer, strength=1.0)
+    examples, layer = Examples(pairs, general={"general": general}), 8
+    options = FitOptions(background=False, layers=(layer,), gate_layer=layer, strength=1.0)
     requests = [query_request(smollm2, p.query, p.preferred + p.undesired) for p in pairs]
     found = capture(smollm2, requests, [layer])
     queries = capture(smollm2, [query_request(smollm2, q) for q in [*examples.ir_queries, *general]], [layer]).at(layer)
@@ -133,7 +133,7 @@ def test_our_own_states_from_a_file_give_the_same_pack(smollm2: Model, few_examp
 )
 def test_a_layer_must_be_among_the_states(tmp_path: Path, options: dict, message: str) -> None:
     with pytest.raises(FitError, match=message):
-        fit_untried(shape(), read_states(written(tmp_path, arrays())), FitOptions(**options))
+        fit_untried(shape(), read_states(written(tmp_path, arrays())), FitOptions(background=False, **options))
 
 
 @pytest.mark.parametrize(
@@ -150,7 +150,7 @@ def test_states_of_another_model_are_refused(
 ) -> None:
     states = read_states(written(tmp_path, arrays(blocks)))
     with pytest.raises(FsLocalError, match=message):
-        fit_untried(model, states, FitOptions())
+        fit_untried(model, states, FitOptions(background=False))
 
 
 def changed(**changes: np.ndarray | None) -> dict[str, np.ndarray]:

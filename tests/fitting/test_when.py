@@ -1,80 +1,130 @@
-"""The search for a gate, on states that are made here: what separates is found."""
+"""The gate that a fit chooses, on states that are made here."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
 
 from fs_local.fitting.options import FitOptions
-from fs_local.fitting.states import QueryStates
-from fs_local.fitting.when import _condition, _Search
+from fs_local.fitting.states import READINGS, QueryStates, gate_layers
+from fs_local.fitting.when import When, choose_when
+from fs_local.method.readings import Reading
 
-WIDTH, N_IR, N_GENERAL, N_CONTRAST = 24, 120, 200, 40
+WIDTH, N_IR, N_GENERAL, N_UNSEEN = 24, 120, 300, 40
+USUAL, EARLY = (10, 12), (4, 6)
 
 
-def states(shifts: dict[int, tuple[float, float]]) -> QueryStates:
-    """By layer: how far IR queries are from general ones along two directions of their own."""
+def states(
+    shifts: dict[int, float], readings: Sequence[Reading] = READINGS, kind_shift: float = 0.0, unseen_shift: float = 0.0
+) -> QueryStates:
+    """By block: how far IR queries are from general ones. The last third of the general ones, a kind of their own, is `kind_shift` as
+    far; queries in unseen wraps are `unseen_shift` as far, IR and general alike."""
     rng = np.random.default_rng(0)
-    by_layer = {}
-    for layer, (first, second) in shifts.items():
-        rows = rng.standard_normal((N_IR + N_GENERAL + N_CONTRAST, WIDTH))
-        rows[:N_IR, 0] += first
-        rows[: N_IR // 2, 1] += second
-        by_layer[layer] = rows.astype(np.float32)
-    return QueryStates(by_layer, N_IR, N_IR + N_GENERAL)
+    by_place = {}
+    for layer, shift in shifts.items():
+        for reading in readings:
+            rows = rng.standard_normal((N_IR + N_GENERAL + 2 * N_UNSEEN, WIDTH))
+            rows[:N_IR, 0] += shift
+            rows[N_IR + 200 : N_IR + N_GENERAL, 0] += kind_shift * shift
+            rows[N_IR + N_GENERAL :, 0] += unseen_shift * shift
+            by_place[layer, reading] = rows.astype(np.float32)
+    zeros, kinds = np.zeros(N_IR, dtype=np.intp), np.repeat([0, 1], [200, 100]).astype(np.intp)
+    groups = np.arange(N_GENERAL, dtype=np.intp)
+    keys = list(range(N_IR))
+    return QueryStates(
+        by_place, N_IR, N_GENERAL, N_UNSEEN, zeros, kinds, ("plain", "near"), groups[:N_IR], groups, keys
+    )
 
 
-def search(shifts: dict[int, tuple[float, float]], steered: int = 8, **options: object):
-    found = states(shifts)
-    return _Search(found, list(shifts), FitOptions(**options), steered, lambda *_: None).run()  # type: ignore[arg-type]
+def chosen(
+    found: QueryStates, layers: Sequence[tuple[int, ...]] = (USUAL,), steered: int = 8, **options: object
+) -> When:
+    return choose_when(found, layers, FitOptions(**options), steered, lambda *_: None)  # type: ignore[arg-type]
 
 
-def test_the_layer_that_separates_is_chosen_within_the_budget() -> None:
-    when = search({4: (0, 0), 6: (6, 0), 8: (1, 0)})
-    assert 6 in when.layers
-    assert when.gate.kind == "logistic"
+def test_all_readings_at_all_usual_blocks_are_taken() -> None:
+    when = chosen(states({10: 2.0, 12: 2.0}))
+    assert (when.layers, when.readings) == ([10, 12], READINGS)
+    assert len(when.gate.coef) == len(USUAL) * len(READINGS) * WIDTH
     assert when.open_ir is not None
-    assert when.open_general is not None
     assert when.open_ir > 0.97
-    assert when.open_general <= 0.03
     assert when.roc is not None
     assert when.auroc == pytest.approx(np.trapezoid(when.roc.ir, when.roc.general), abs=0.01)
-    assert {len(t.layers) for t in when.trials} == {1, 2}
+    assert [r.general for r in when.recall] == [0.01, 0.02]
+    assert when.recall[0].ir <= when.recall[1].ir
 
 
-def test_two_layers_are_taken_where_each_knows_a_part() -> None:
-    when = search({4: (2.5, 0), 6: (2.5, 0), 8: (0, 0)})
-    assert when.layers == [4, 6]
-    one = max(t.open_ir for t in when.trials if t.kind == "logistic" and len(t.layers) == 1)
-    assert when.open_ir is not None
-    assert when.open_ir > one
+def test_kind_by_kind_what_opens_when_it_was_left_out() -> None:
+    plain, near = chosen(states({10: 2.0, 12: 2.0}, kind_shift=0.5)).kinds
+    assert (plain.name, near.name, plain.rows, near.rows) == ("plain", "near", 200, 100)
+    assert near.opened > 0.05 > near.opened_seen
+    assert near.low < near.opened < near.high
+    assert near.held
 
 
-def test_a_gate_behind_the_steered_layer_must_be_worth_its_second_pass() -> None:
-    same = {4: (6.0, 0.0), 12: (6.0, 0.0)}
-    assert search(same, steered=8).layers == [4]
-    assert 12 in search({4: (1.0, 0.0), 12: (6.0, 0.0)}, steered=8).layers
+def test_a_kind_that_is_like_the_ir_queries_is_named_with_its_rows() -> None:
+    when = chosen(states({10: 2.0, 12: 2.0}, kind_shift=1.0))
+    assert [k.held for k in when.kinds] == [True, False]
+    assert len(when.openers["near"]) == 5
+    assert all(200 <= row < 300 for row in when.openers["near"])
 
 
-def test_a_kind_that_is_asked_for_is_taken() -> None:
+def test_ir_queries_that_look_general_are_found() -> None:
+    found = states({10: 3.0, 12: 3.0})
+    for place in found.by_place:
+        found.by_place[place][:5, 0] -= 3.0
+    assert set(chosen(found).ir_like_general) <= {0, 1, 2, 3, 4}
+    assert len(chosen(found).ir_like_general) >= 1
+
+
+def test_queries_in_unseen_wraps_are_measured() -> None:
+    when = chosen(states({10: 3.0, 12: 3.0}, unseen_shift=1.0))
+    assert when.open_ir_in_wraps is not None
+    assert when.open_general_in_wraps is not None
+    assert min(when.open_ir_in_wraps, when.open_general_in_wraps) > 0.9
+    none = chosen(states({10: 3.0, 12: 3.0}))
+    assert none.open_ir_in_wraps == 0
+
+
+def test_a_gate_behind_the_steered_block_must_be_worth_its_second_pass() -> None:
+    both = (USUAL, EARLY)
+    same = states({4: 2.0, 6: 2.0, 10: 2.0, 12: 2.0})
+    assert chosen(same, both, steered=8).layers == [4, 6]
+    assert {tuple(t.layers) for t in chosen(same, both, steered=8).trials} == {USUAL, EARLY}
+    worse = states({4: 0.5, 6: 0.5, 10: 2.0, 12: 2.0})
+    assert chosen(worse, both, steered=8).layers == [10, 12]
+
+
+def test_blocks_that_may_be_taken() -> None:
+    assert gate_layers(30, FitOptions(), 10, supervised=True) == [(12, 14, 16, 18), (8, 10)]
+    assert gate_layers(30, FitOptions(), 18, supervised=True) == [(12, 14, 16, 18)]
+    assert gate_layers(30, FitOptions(), 10, supervised=False) == [(10,)]
+    assert gate_layers(30, FitOptions(gate_layer=7), 10, supervised=True) == [(7,)]
+    assert gate_layers(3, FitOptions(), 1, supervised=True) == [(1,)]
+
+
+def test_a_kind_of_gate_that_is_asked_for_is_taken() -> None:
     for kind in ("quantile", "soft"):
-        assert search({4: (3, 0), 6: (6, 0)}, gate=kind).gate.kind == kind
+        when = chosen(states({10: 3.0, 12: 6.0}), gate=kind)
+        assert (when.gate.kind, len(when.layers), when.readings) == (kind, 1, ("last",))
 
 
 def test_a_larger_budget_opens_for_more() -> None:
-    small, large = (search({4: (2, 0)}, budget=b) for b in (0.01, 0.1))
+    small, large = (chosen(states({10: 1.0, 12: 1.0}), budget=b) for b in (0.01, 0.1))
     assert small.open_ir is not None
     assert large.open_ir is not None
     assert small.open_ir < large.open_ir
-    assert large.open_general == pytest.approx(0.1, abs=0.01)
 
 
-def test_cast_takes_the_layer_of_the_best_f1() -> None:
-    found = states({4: (0, 0), 6: (5, 0)})
-    when = _condition(found, [4, 6], FitOptions())
-    assert when.layers == [6]
+def test_cast_reads_the_mean_over_the_prompt_at_the_block_of_the_best_f1() -> None:
+    found = states({4: 0.0, 6: 5.0}, readings=(*READINGS, "mean"))
+    when = chosen(found, ((4, 6),), method="cast")
+    assert (when.layers, when.readings) == ([6], ("mean",))
     assert when.gate.kind.startswith("cosine")
     assert when.open_ir is not None
     assert when.open_ir > 0.8
-    noise = _condition(states({4: (0, 0)}), [4], FitOptions())
+    noise = chosen(states({4: 0.0}), ((4,),), method="cast")
+    assert noise.readings == ("last",)  # of states from elsewhere that have no mean
     assert noise.auroc == pytest.approx(0.5, abs=0.1)  # of queries that the condition was not fitted on

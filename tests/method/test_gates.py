@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from fs_local.errors import FitError
 from fs_local.method.folded import CLOSED_BELOW, empirical_cdf, ramp
-from fs_local.method.gates import LogisticGate, QuantileGate, SoftGate
+from fs_local.method.gates import Labelled, LogisticGate, QuantileGate, SoftGate, folds_of
+from fs_local.method.margins import Moments, Side, discriminant
 from tests.packs import random_gate
 
 WIDTH = 40
@@ -115,10 +116,70 @@ def test_what_can_not_be_fitted_says_so(gate: object, ir: np.ndarray, general: n
         gate.fit(ir, general)  # type: ignore[attr-defined]
 
 
-def test_contrast_queries_stay_closed_and_leave_the_budget_to_general_ones() -> None:
-    ir, general, contrast = planted(150, 0, shift=2.5), planted(300, 1), planted(30, 2, shift=1.2)
-    without, beside = LogisticGate().fit(ir, general), LogisticGate().fit(ir, general, contrast)
-    unseen = planted(200, 5, shift=1.2)
-    assert beside.opening(unseen).mean() <= without.opening(unseen).mean()
-    assert beside.general_score_.shape == (300,)
-    assert (beside.general_opening_ > 0).mean() <= 0.03
+def kinds_of(*kinds: np.ndarray) -> Labelled:
+    """General queries of several kinds, at one place."""
+    parts = np.repeat(np.arange(len(kinds)), [len(k) for k in kinds])
+    return Labelled.of(np.concatenate(kinds), parts=parts)
+
+
+def test_the_worst_kind_sets_the_threshold() -> None:
+    ir, easy, hard = planted(200, 0, shift=3.0), planted(300, 1), planted(100, 2, shift=1.2)
+    alone, both = LogisticGate().fit(ir, Labelled.of(easy)), LogisticGate().fit(Labelled.of(ir), kinds_of(easy, hard))
+    unseen = planted(300, 5, shift=1.2)
+    assert (both.opening(unseen) > 0).mean() < (alone.opening(unseen) > 0).mean()
+    assert all(k.held and k.seen <= 0.02 for k in both.kinds_)
+    assert [k.n for k in both.kinds_] == [300, 100]
+
+
+def test_a_kind_that_was_left_out_is_reported_as_it_fares_without() -> None:
+    ir, easy, hard = planted(200, 0, shift=3.0), planted(300, 1), planted(100, 2, shift=1.5)
+    gate = LogisticGate().fit(Labelled.of(ir), kinds_of(easy, hard))
+    without = LogisticGate().fit(ir, Labelled.of(easy))
+    assert gate.kinds_[1].unseen == pytest.approx((without.opening(hard) > 0).mean(), abs=0.02)
+    assert gate.kinds_[1].unseen > gate.kinds_[1].seen
+    # those that open are named by their rows among all general queries, the worst first
+    scores = without.gate_.score(hard)
+    assert gate.kinds_[1].openers == tuple(300 + int(i) for i in np.argsort(-scores)[:5])
+
+
+def test_a_kind_that_is_no_other_than_the_ir_queries_is_let_go() -> None:
+    ir, easy, same = planted(200, 0, shift=3.0), planted(300, 1), planted(100, 2, shift=3.0)
+    gate = LogisticGate().fit(Labelled.of(ir), kinds_of(easy, same))
+    assert [k.held for k in gate.kinds_] == [True, False]
+    assert (gate.ir_opening_ > 0).mean() >= 0.85
+
+
+def test_several_places_are_one_linear_map() -> None:
+    places = [np.random.default_rng(i).standard_normal((160, WIDTH)).astype(np.float32) for i in range(3)]
+    for place in places:
+        place[:60, 0] += 2
+    gate = LogisticGate().fit(Labelled.of(*(p[:60] for p in places)), Labelled.of(*(p[60:] for p in places)))
+    side_by_side = np.concatenate(places, axis=1)
+    assert gate.gate_.coef.shape == (3 * WIDTH,)
+    one = LogisticGate().fit(places[0][:60], places[0][60:])
+    assert (gate.ir_opening_ > 0).mean() > (one.ir_opening_ > 0).mean()
+    assert (gate.gate_.opening(side_by_side[60:]) > 0).mean() <= 0.03
+
+
+def test_near_twins_are_never_apart() -> None:
+    groups = np.random.default_rng(0).integers(0, 12, size=200)
+    folds = folds_of(groups, 5, 0)
+    assert all(len(set(folds[groups == g])) == 1 for g in set(groups))
+    assert np.bincount(folds).min() > 20
+
+
+@given(st.integers(0, 5), st.floats(0.01, 1))
+def test_moments_say_all_that_a_discriminant_needs(seed: int, shrinkage: float) -> None:
+    """Moments that are added and subtracted give the discriminant of the rows themselves."""
+    ir, general, more = planted(40, seed), planted(50, seed + 1), planted(30, seed + 2)
+    whole = Moments.of(np.concatenate([general, more]))
+    found = discriminant(Side.of([Moments.of(ir)]), Side.of([whole - Moments.of(more)]), shrinkage)
+    covariance = (np.cov(ir.T, bias=True) + np.cov(general.T, bias=True)) / 2
+    scale = np.sqrt(np.diag(covariance))
+    shrunk = (1 - shrinkage) * covariance + shrinkage * np.diag(scale**2)
+    expected = np.linalg.solve(shrunk, ir.mean(0, dtype=float) - general.mean(0, dtype=float))
+    margins = found.of(general)
+    assert abs(margins.mean()) < 1e-3
+    assert margins.std() == pytest.approx(1, abs=1e-3)
+    cosine = found.direction @ expected / np.linalg.norm(found.direction) / np.linalg.norm(expected)
+    assert cosine == pytest.approx(1, abs=1e-3)
