@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -67,13 +68,22 @@ def shown_decisions(backend: Backend, decisions: Iterable[Decision], explain: Ex
             "strength": float(decision.strength),
             "layers": [int(x) for x in decision.layers],
         }
-        margin = getattr(decision, "margin", None)
+        margin = None if pack is None else margin_to_threshold(pack.pack.gate, decision)
         if margin is not None:
-            entry["margin"] = float(margin)
+            entry["margin"] = margin
         if explain == "full":
             entry["weights"] = [float(x) for x in decision.weights]
         shown.append(entry)
     return shown
+
+
+def margin_to_threshold(gate: Any, decision: Decision) -> float | None:
+    """By how much the gate's score is over (under, negative) where the gate is fully open; None where the score is not known."""
+    score = float(getattr(decision, "score", math.nan))
+    if not math.isnan(score):
+        return None if gate.kind == "open" else score - gate.edge
+    threshold = gate.ratio_threshold
+    return None if threshold is None else float(decision.energy_ratio) - threshold
 
 
 def shown_steering(backend: Backend, decisions: Iterable[Decision], explain: Explain) -> dict[str, Any]:
