@@ -17,6 +17,7 @@ function send() {
   const text = query.value;
   if (!text.trim() || state.answering) return;
   query.value = "";
+  $("notice").hidden = true;
   ask(text, $("both").checked);
 }
 

@@ -44,9 +44,9 @@ function answer(message, index) {
 function compared(message, index, live) {
   const [one, other] = live ? [[], []] : differing(message.content, message.other);
   return [["steered", one, "Steered"], ["unsteered", other, "Unsteered"]].map(([side, nodes, title]) =>
-    h("section", { class: "side", "aria-label": title },
-      h("h3", {}, title), h("div", { class: "text plain-text", "data-side": side }, nodes),
-      live ? null : button("Continue from this one", () => chooseSide(index, side), { "aria-label": `Continue from the ${side} answer` })));
+    h("div", { class: "side" },
+      h("p", { class: "heading" }, title), h("div", { class: "text plain-text", "data-side": side }, nodes),
+      live ? null : button("Continue from this one", () => chooseSide(index, side), { "aria-label": `Continue from this one (${side})` })));
 }
 
 function text(content, side, live) {
