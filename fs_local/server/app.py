@@ -42,6 +42,18 @@ from fs_local.server.operation import Metrics, Watched
 from fs_local.server.security import Guard
 from fs_local.server.settings import ServerSettings
 
+_STATUSES = {
+    400: "The request can't be used; the message says why.",
+    401: "The key is missing or wrong.",
+    403: "Not for this Host, page or key.",
+    404: "There is no such route, model or pack.",
+    408: "The body took too long to come.",
+    409: "The pack's file can't be used.",
+    413: "The body is too large.",
+    415: "The body is not JSON.",
+    500: "Something went wrong here.",
+    503: "Too many requests wait, or the model is not ready.",
+}
 PAGE = Path(fs_local.__file__).with_name("page")
 _CONTENT_SECURITY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; font-src 'self'; connect-src 'self'; frame-src 'self'; "
@@ -57,7 +69,7 @@ def create_app(backend: Backend, settings: ServerSettings) -> FastAPI:
         docs_url=None,  # the usual page of documentation comes from elsewhere on the net
         redoc_url=None,
         lifespan=_lifespan,
-        responses={400: {"description": "The request can't be used; the message says why."}},
+        responses={status: {"description": text} for status, text in _STATUSES.items()},
     )
     app.state.backend, app.state.metrics, app.state.started = backend, Metrics(), anyio.Event()
     app.state.database, app.state.fits = Database(), Fits(backend)
@@ -86,6 +98,16 @@ def create_app(backend: Backend, settings: ServerSettings) -> FastAPI:
     app.add_middleware(Bodies)  # the last one added sees a request first
     app.add_middleware(Guard, settings=settings)
     app.add_middleware(Watched, metrics=app.state.metrics)
+    described = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        found = described()
+        for path in found["paths"].values():
+            for operation_ in path.values():
+                operation_["responses"].pop("422", None)  # ours is a 400
+        return found
+
+    app.openapi = openapi  # type: ignore[method-assign]
     return app
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 MAX_BODY_BYTES = 8 << 20
-MAX_MESSAGES = 4096
-MAX_CHARACTERS = 2 << 20
-"""Of all messages or prompts of a request together."""
+MAX_MESSAGES = 1024
+MAX_CHARACTERS_A_TOKEN = 32
+"""Of the context, for all messages or prompts of a request together: no text has so many, so one that is longer is not tokenized."""
 MAX_CHOICES = 16
 """Answers that one request may ask for: prompts times n."""
 MAX_STOPS, MAX_STOP_CHARACTERS = 16, 256

@@ -15,7 +15,7 @@ from fastapi import APIRouter
 from fastapi import Request as HttpRequest
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from starlette.datastructures import Headers, MutableHeaders
-from starlette.responses import JSONResponse, Response
+from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from fs_local.server.errors import ApiError, error_response
@@ -170,7 +170,7 @@ async def health(http: HttpRequest) -> JSONResponse:
     return JSONResponse({"status": "ok", "loaded": state.backend.is_loaded})
 
 
-@router.get("/metrics")
+@router.get("/metrics", response_class=PlainTextResponse)
 async def metrics(http: HttpRequest) -> Response:
     """Prometheus' text format."""
     found: Metrics = http.app.state.metrics

@@ -10,7 +10,7 @@ from anyio.to_thread import run_sync
 from fs_local.engine import Prompt
 from fs_local.errors import FsLocalError
 from fs_local.server.errors import ApiError, of_library
-from fs_local.server.limits import MAX_CHARACTERS
+from fs_local.server.limits import MAX_CHARACTERS_A_TOKEN
 from fs_local.server.shape import EngineLike
 
 
@@ -31,7 +31,7 @@ async def chat_prompt(engine: EngineLike, messages: Sequence[HasText], system: s
     """
     said = [] if system is None else [{"role": "system", "content": system}]
     said += [{"role": "system" if m.role == "developer" else m.role, "content": m.text} for m in messages]
-    check_size([m["content"] for m in said], "messages")
+    check_size(engine, [m["content"] for m in said], "messages")
     try:
         prompt = await run_sync(engine.prompt, said)
     except FsLocalError as error:
@@ -47,7 +47,7 @@ async def text_prompt(engine: EngineLike, text: str | Sequence[int], param: str 
         ApiError: 400, a text that is too long or empty, or tokens that the model doesn't have.
     """
     if isinstance(text, str):
-        check_size([text], param)
+        check_size(engine, [text], param)
         tokens = await run_sync(_plain_tokens, engine, text)
     else:
         tokens = list(text)
@@ -64,15 +64,21 @@ def _plain_tokens(engine: EngineLike, text: str) -> list[int]:
     return list(engine.model.tokenize(text, special=False, add_bos=True))
 
 
-def check_size(texts: Sequence[str], param: str) -> None:
-    """Refuses what no context has room for before it is tokenized."""
-    if sum(map(len, texts)) > MAX_CHARACTERS:
-        raise ApiError(400, f"more than {MAX_CHARACTERS:,} characters", param=param, code="context_length_exceeded")
+def check_size(engine: EngineLike, texts: Sequence[str], param: str) -> None:
+    """Refuses what the context has no room for before it is tokenized."""
+    n, most = sum(map(len, texts)), MAX_CHARACTERS_A_TOKEN * _room(engine)
+    if n > most:
+        text = f"{n:,} characters are too many for a context of {_room(engine):,} tokens; shorten them"
+        raise ApiError(400, text, param=param, code="context_length_exceeded")
 
 
 def check_room(engine: EngineLike, prompt: Prompt, param: str) -> None:
     """Refuses a prompt that leaves no room for an answer."""
-    n, room = len(prompt.tokens), engine.n_ctx
+    n, room = len(prompt.tokens), _room(engine)
     if n >= room:
-        text = f"the prompt has {n:,} tokens, and the context of this server {room:,}; shorten it, or start with a larger --ctx"
+        text = f"the prompt has {n:,} tokens, and the context has {room:,}; shorten it"
         raise ApiError(400, text, param=param, code="context_length_exceeded")
+
+
+def _room(engine: EngineLike) -> int:
+    return min(engine.n_ctx, int(engine.model.n_ctx_train))

@@ -140,7 +140,7 @@ def _check_content_type(scope: Scope, headers: Headers) -> None:
 
     Some of Ollama's clients say nothing at all, which is taken from them where nothing shows a browser.
     """
-    if scope["method"] in ("GET", "HEAD", "OPTIONS"):
+    if scope["method"] not in ("POST", "PATCH"):
         return
     from_browser = "origin" in headers or any(name.startswith("sec-fetch-") for name in headers)
     if "content-type" not in headers and scope["path"].startswith("/api/") and not from_browser:

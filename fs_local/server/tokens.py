@@ -35,8 +35,8 @@ class DetokenizeRequest(Strict):
 @router.post("/tokenize")
 async def tokenize(body: TokenizeRequest, http: HttpRequest) -> JSONResponse:
     """The tokens of a text."""
-    check_size([body.content], "content")
     async with backend_of(http).using() as engine:
+        check_size(engine, [body.content], "content")
         model = engine.model
         tokens = await run_sync(
             lambda: model.tokenize(body.content, special=body.parse_special, add_bos=body.add_special)

@@ -1,4 +1,4 @@
-"""Two servers: one without a model, for what is about HTTP alone, and one with smollm2."""
+"""Two servers: one without a model, for what is about HTTP alone, and one with a real engine."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import httpx
 import pytest
 
 from fs_local.engine import Engine
-from fs_local.model_files import resolve_model
 from fs_local.runtime.model import Model
 from fs_local.server.backend import Backend
 from fs_local.server.run import Server
 from tests.server.fake_engine import FakeEngine, pack_file
 from tests.server.real import real_server, write_packs
 from tests.server.serving import client, fake_backend, serving
+from tests.tiny_model import write_tiny_model
 
 
 class Served(NamedTuple):
@@ -57,12 +57,17 @@ class Real(NamedTuple):
 
 
 @pytest.fixture(scope="session")
-def real_packs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    with Model.load(resolve_model("smollm2")) as model:
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny_model(tmp_path_factory.mktemp("model") / "tiny.gguf")
+
+
+@pytest.fixture(scope="session")
+def real_packs(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    with Model.load(tiny) as model:
         return write_packs(model, tmp_path_factory.mktemp("packs"))
 
 
 @pytest.fixture(scope="module")
-def real(real_packs: list[Path]) -> Iterator[Real]:
-    with real_server(real_packs) as (server, backend), client(server) as http:
+def real(tiny: Path, real_packs: list[Path]) -> Iterator[Real]:
+    with real_server(tiny, real_packs) as (server, backend), client(server) as http:
         yield Real(http, server, backend)

@@ -1,4 +1,4 @@
-"""A server with a real engine: smollm2, and packs whose gates stand as we want them."""
+"""A server with a real engine: the tiny model, or another, and packs whose gates stand as we want them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from fs_local.model_files import resolve_model
 from fs_local.runtime.model import Model
 from fs_local.server.backend import Backend
 from fs_local.server.run import Server, open_backend
@@ -22,7 +21,7 @@ def write_packs(model: Model, folder: Path) -> list[Path]:
     """Three packs: `opened` and `half` steer every query, `shut` none."""
     paths = []
     for seed, (name, gate) in enumerate(GATES.items()):
-        pack = synthetic_pack(model, gate, layer=10, gate_layer=8, scope="all", size=0.5, seed=seed, name=name)
+        pack = synthetic_pack(model, gate, layer=3, gate_layer=2, scope="all", size=0.5, seed=seed, name=name)
         paths.append(folder / f"{name}.fspack")
         pack.save(paths[-1])
     return paths
@@ -30,10 +29,10 @@ def write_packs(model: Model, folder: Path) -> list[Path]:
 
 @contextmanager
 def real_server(
-    packs: Sequence[Path] = (), settings: ServerSettings | None = None, model: Path | None = None, **options: Any
+    model: Path, packs: Sequence[Path] = (), settings: ServerSettings | None = None, **options: Any
 ) -> Iterator[tuple[Server, Backend]]:
-    """Serves smollm2 while the `with` lasts."""
-    given = {"n_threads": 1, "n_ctx": 4096, **options}
-    backend = open_backend("smollm2", model or resolve_model("smollm2"), packs, **given)
+    """Serves a model, by the name of its file, while the `with` lasts."""
+    given = {"n_threads": 1, "n_ctx": 8192, **options}
+    backend = open_backend(model.stem, model, packs, **given)
     with serving(backend, settings) as server:
         yield server, backend

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict
 from tests.server.conftest import Real
 
 pytestmark = pytest.mark.clients
-PLAIN = "smollm2:unsteered"
+PLAIN = "tiny:unsteered"
 QUERY = "What is the capital of France?"
 MESSAGES: list[Any] = [{"role": "user", "content": QUERY}]
 
@@ -54,11 +54,9 @@ def test_openai(base: str, expected: str) -> None:
     chunks = list(client.chat.completions.create(**given, stream=True, stream_options={"include_usage": True}))
     assert "".join(c.choices[0].delta.content or "" for c in chunks if c.choices) == expected
     assert chunks[-1].usage is not None
-    with client.chat.completions.stream(**{**given, "max_tokens": 40}, stop=[" "]) as stream:
-        assert stream.get_final_completion().choices[0].message.content == expected.split()[0]
-    steered = client.chat.completions.create(
-        **{**given, "model": "smollm2"}, extra_body={"steering": {"explain": "full"}}
-    )
+    with client.chat.completions.stream(**{**given, "max_tokens": 40}, stop=[expected[3]]) as stream:
+        assert stream.get_final_completion().choices[0].message.content == expected[: expected.index(expected[3])]
+    steered = client.chat.completions.create(**{**given, "model": "tiny"}, extra_body={"steering": {"explain": "full"}})
     assert steered.model_extra is not None
     assert [d["open"] for d in steered.model_extra["steering"]["decisions"]] == [True, True, False]
     again = [*MESSAGES, found.choices[0].message, {"role": "user", "content": "And of Spain?"}]

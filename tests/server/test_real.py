@@ -14,7 +14,6 @@ from typing import Any
 import pytest
 
 from fs_local.engine import Decision, Request, Sampling, Steer
-from fs_local.model_files import resolve_model
 from tests.server.conftest import Real
 from tests.server.real import real_server
 from tests.server.serving import client
@@ -31,7 +30,7 @@ CITY = {
 
 def ask(text: str = QUERY, **more: Any) -> dict[str, Any]:
     return {
-        "model": "smollm2",
+        "model": "tiny",
         "messages": [{"role": "user", "content": text}],
         "max_tokens": 6,
         "temperature": 0,
@@ -79,9 +78,9 @@ def test_steering_changes_the_answer_and_off_does_not(real: Real) -> None:
     assert text_of(answer(real, ask(steering=steered))) != plain
     for body, headers in (
         (ask(steering={"mode": "off"}), {}),
-        (ask(model="smollm2:unsteered"), {}),
+        (ask(model="tiny:unsteered"), {}),
         (ask(), {"X-Steering": "off"}),
-        (ask(model="smollm2:shut"), {}),
+        (ask(model="tiny:shut"), {}),
     ):
         assert text_of(answer(real, body, **headers)) == plain
 
@@ -121,7 +120,7 @@ def test_decide_and_compare(real: Real) -> None:
 
 
 def test_the_second_turn_evaluates_only_what_is_new(real: Real) -> None:
-    body = ask("Name three colours, please, with a word about each of them.", model="smollm2:unsteered")
+    body = ask("Name three colours, please, with a word about each of them.", model="tiny:unsteered")
     first = answer(real, body)
     assert first["usage"]["prompt_tokens_details"]["cached_tokens"] < first["usage"]["prompt_tokens"]
     messages = [*body["messages"], first["choices"][0]["message"], {"role": "user", "content": "And a fourth?"}]
@@ -133,14 +132,14 @@ def test_the_second_turn_evaluates_only_what_is_new(real: Real) -> None:
 @pytest.mark.parametrize("temperature", [0, 1.5])
 def test_json_by_a_schema(real: Real, temperature: float) -> None:
     form = {"type": "json_schema", "json_schema": {"name": "city", "schema": CITY, "strict": True}}
-    body = ask(model="smollm2:unsteered", response_format=form, max_tokens=60, temperature=temperature, seed=3)
+    body = ask(model="tiny:unsteered", response_format=form, max_tokens=60, temperature=temperature, seed=3)
     found = json.loads(text_of(answer(real, body)))
     assert found["city"] in ("Paris", "London")
     assert set(found) == {"city", "people"}
     ollama = answer(real, {**_ollama(), "format": CITY, "stream": False, "options": {"num_predict": 60}}, "/api/chat")
     assert set(json.loads(ollama["message"]["content"])) == {"city", "people"}
     response = {
-        "model": "smollm2",
+        "model": "tiny",
         "input": QUERY,
         "text": {"format": {"type": "json_schema", "name": "c", "schema": CITY}},
     }
@@ -149,16 +148,16 @@ def test_json_by_a_schema(real: Real, temperature: float) -> None:
 
 
 def test_any_json_object(real: Real) -> None:
-    body = ask(model="smollm2:unsteered", response_format={"type": "json_object"}, max_tokens=12)
+    body = ask(model="tiny:unsteered", response_format={"type": "json_object"}, max_tokens=12)
     assert text_of(answer(real, body)).lstrip().startswith("{")
 
 
 def _ollama() -> dict[str, Any]:
-    return {"model": "smollm2:unsteered", "messages": [{"role": "user", "content": QUERY}]}
+    return {"model": "tiny:unsteered", "messages": [{"role": "user", "content": QUERY}]}
 
 
 def test_log_probabilities(real: Real) -> None:
-    body = ask(model="smollm2:unsteered", logprobs=True, top_logprobs=3, max_tokens=3)
+    body = ask(model="tiny:unsteered", logprobs=True, top_logprobs=3, max_tokens=3)
     entries = answer(real, body)["choices"][0]["logprobs"]["content"]
     assert len(entries) == 3
     for entry in entries:
@@ -167,13 +166,13 @@ def test_log_probabilities(real: Real) -> None:
         assert bytes(entry["bytes"]).decode() == entry["token"]
         assert entry["logprob"] <= 0
     plain = answer(
-        real, {"model": "smollm2:unsteered", "prompt": "The", "logprobs": 2, "max_tokens": 3}, "/v1/completions"
+        real, {"model": "tiny:unsteered", "prompt": "The", "logprobs": 2, "max_tokens": 3}, "/v1/completions"
     )
     assert len(plain["choices"][0]["logprobs"]["tokens"]) == 3
 
 
 def test_seeds_and_choices(real: Real) -> None:
-    body = ask("Tell me a story.", temperature=1.2, n=3, seed=11, model="smollm2:unsteered", max_tokens=8)
+    body = ask("Tell me a story.", temperature=1.2, n=3, seed=11, model="tiny:unsteered", max_tokens=8)
     first, second = (answer(real, body)["choices"] for _ in range(2))
     texts = [c["message"]["content"] for c in first]
     assert len(set(texts)) > 1
@@ -182,15 +181,25 @@ def test_seeds_and_choices(real: Real) -> None:
     assert [c["index"] for c in second] == [0, 1, 2]
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_prompt_beyond_what_the_model_was_trained_for_is_refused_before_a_stream_begins(
+    real: Real, stream: bool
+) -> None:
+    assert real.engine.n_ctx > real.engine.model.n_ctx_train
+    found = real.http.post("/v1/chat/completions", json=ask("word " * 500, stream=stream))
+    assert found.status_code == 400
+    assert found.json()["error"]["code"] == "context_length_exceeded"
+
+
 def test_stops_and_biases(real: Real) -> None:
-    plain = text_of(answer(real, ask(model="smollm2:unsteered", max_tokens=12)))
-    stop = plain.split()[1]
-    cut = answer(real, ask(model="smollm2:unsteered", max_tokens=12, stop=[stop]))
+    plain = text_of(answer(real, ask(model="tiny:unsteered", max_tokens=12)))
+    stop = plain[4:6]
+    cut = answer(real, ask(model="tiny:unsteered", max_tokens=12, stop=[stop]))
     assert text_of(cut) == plain[: plain.index(stop)]
     assert cut["choices"][0]["finish_reason"] == "stop"
-    token = real.http.post("/tokenize", json={"content": plain.split()[0]}).json()["tokens"][0]
-    banned = answer(real, ask(model="smollm2:unsteered", logit_bias={str(token): -100}))
-    assert not text_of(banned).startswith(plain.split()[0])
+    token = real.http.post("/tokenize", json={"content": plain[0]}).json()["tokens"][0]
+    banned = answer(real, ask(model="tiny:unsteered", logit_bias={str(token): -100}))
+    assert not text_of(banned).startswith(plain[0])
 
 
 def test_the_text_of_control_tokens_stays_text(real: Real) -> None:
@@ -201,8 +210,14 @@ def test_the_text_of_control_tokens_stays_text(real: Real) -> None:
     harmless = list(real.engine.prompt([{"role": "user", "content": "a"}]).tokens)
     hostile = list(real.engine.prompt([{"role": "user", "content": evil}]).tokens)
     assert hostile.count(control[0]) == harmless.count(control[0])
-    body = {"model": "smollm2:unsteered", "prompt": "<|im_end|>", "max_tokens": 1}
+    body = {"model": "tiny:unsteered", "prompt": "<|im_end|>", "max_tokens": 1}
     assert answer(real, body, "/v1/completions")["usage"]["prompt_tokens"] > 1
+
+
+def test_messages_that_leave_no_character_to_mark_places_with(real: Real) -> None:
+    found = real.http.post("/v1/chat/completions", json=ask("".join(map(chr, range(0xE000, 0xF900)))))
+    assert found.status_code == 400
+    assert "U+E000" in found.json()["error"]["message"]
 
 
 def test_tokens_there_and_back(real: Real) -> None:
@@ -212,9 +227,9 @@ def test_tokens_there_and_back(real: Real) -> None:
         assert real.http.post("/detokenize", json={"tokens": wrong}).status_code == 400
 
 
-def test_an_answer_that_fills_the_context_ends_there(real_packs: list[Path]) -> None:
-    with real_server(n_ctx=256, n_seq=1) as (server, _), client(server) as http:
-        body = {**ask(model="smollm2:unsteered"), "max_tokens": None}
+def test_an_answer_that_fills_the_context_ends_there(tiny: Path) -> None:
+    with real_server(tiny, n_ctx=256, n_seq=1) as (server, _), client(server) as http:
+        body = {**ask(model="tiny:unsteered"), "max_tokens": None}
         found = http.post("/v1/chat/completions", json={**body, "logit_bias": {"2": -100, "0": -100}}).json()
         assert found["choices"][0]["finish_reason"] == "length"
         assert found["usage"]["total_tokens"] in (255, 256, 257)
@@ -225,7 +240,7 @@ def test_an_answer_that_fills_the_context_ends_there(real_packs: list[Path]) -> 
 
 @pytest.mark.parametrize("when", ["prefill", "decode", "queue"])
 def test_a_client_that_hangs_up_frees_its_place(real: Real, when: str) -> None:
-    text = "word " * 600 if when == "prefill" else "Tell me a very long story."
+    text = "word " * 300 if when == "prefill" else "Tell me a very long story."
     connections = [_send(real, ask(text, max_tokens=2000, stream=True)) for _ in range(12 if when == "queue" else 1)]
     if when == "decode":
         assert b"data:" in connections[0].recv(65536) + connections[0].recv(65536)
@@ -265,10 +280,10 @@ def test_a_schema_that_becomes_too_much_ends_its_answer_alone(real: Real) -> Non
     assert answer(real, ask())["choices"]
 
 
-def test_a_model_that_is_truncated_after_it_was_loaded(tmp_path: Path) -> None:
-    file = tmp_path / "own.gguf"
-    shutil.copy(resolve_model("smollm2"), file)
-    with real_server(model=file) as (server, _), client(server) as http:
+def test_a_model_that_is_truncated_after_it_was_loaded(tiny: Path, tmp_path: Path) -> None:
+    file = tmp_path / "tiny.gguf"
+    shutil.copy(tiny, file)
+    with real_server(file) as (server, _), client(server) as http:
         assert http.post("/v1/chat/completions", json=ask(max_tokens=1)).status_code == 200
         size = file.stat().st_size
         os.truncate(file, size - 1)
@@ -298,7 +313,7 @@ def test_ollamas_lines(real: Real) -> None:
     assert lines[-1]["eval_count"] == 5
     whole = answer(real, {**body, "stream": False}, "/api/chat")
     assert "".join(x["message"]["content"] for x in lines) == whole["message"]["content"]
-    raw = {"model": "smollm2:latest", "prompt": "The sea", "raw": True, "stream": False, "options": {"num_predict": 3}}
+    raw = {"model": "tiny:latest", "prompt": "The sea", "raw": True, "stream": False, "options": {"num_predict": 3}}
     assert answer(real, raw, "/api/generate")["response"]
-    about = answer(real, {"model": "smollm2"}, "/api/show")
+    about = answer(real, {"model": "tiny"}, "/api/show")
     assert about["model_info"]["general.architecture"] == "llama"
