@@ -147,9 +147,9 @@ class Lessons:
 
 
 def checked_name(name: str) -> str:
-    """A name that can be shown, and be a pack's. Raises DataError."""
-    if not name.strip() or len(name) > 200 or not name.isprintable():
-        raise DataError("a lesson's name must have 1 to 200 characters that can be shown")
+    """A name that can be shown, be a pack's, and stand in an address. Raises DataError."""
+    if not name.strip(" .") or len(name) > 200 or not name.isprintable() or "/" in name:
+        raise DataError("a lesson's name must have 1 to 200 characters that can be shown, and no slash")
     return name
 
 

@@ -8,9 +8,9 @@ import { changed, on, state } from "./state.js";
 const EVERY = 700; // ms
 let seen = {}; // stage -> when it was first seen, and how far it was
 
-export async function startFit(lesson, thorough) {
+export async function startFit(lesson, how) {
   seen = {};
-  state.fit = (await api.post("/v1/page/fits", { lesson, thorough })).fit;
+  state.fit = (await api.post("/v1/page/fits", { lesson, how })).fit;
   changed("fit");
   follow();
 }

@@ -8,6 +8,11 @@ import { on, remember, state } from "./state.js";
 import { tryOut } from "./try_out.js";
 
 const KINDS = { pair: "pair", ir: "steer", general: "leave" };
+const HOW = {
+  usual: "Usual: other queries come with the product",
+  quick: "Quick: from these rows alone, so it opens for more",
+  thorough: "Thorough: tries many blocks, several times as long",
+};
 let shown = null; // the lesson on the screen, with its rows
 const tried = tryOut(); // made once: what was typed into it stays
 
@@ -83,16 +88,16 @@ function importer() {
 }
 
 function fitting() {
-  const thorough = h("input", { type: "checkbox", id: "thorough" });
+  const how = h("select", { id: "how" }, Object.entries(HOW).map(([value, label]) => h("option", { value }, label)));
   const running = state.fit?.state === "running";
   return h("section", { "aria-label": "Fitting" },
     shown.contradictions.length ? h("ul", { class: "problem" }, shown.contradictions.map((x) => h("li", {}, x))) : null,
     shown.missing.length ? h("ul", { class: "hint" }, shown.missing.map((x) => h("li", {}, x))) : null,
     h("div", { class: "row" },
       button("Fit a pack from this lesson", async () => {
-        try { await startFit(shown.name, thorough.checked); } catch (error) { tell(error.message); }
+        try { await startFit(shown.name, how.value); } catch (error) { tell(error.message); }
       }, { class: "primary", id: "fit", disabled: !shown.can_fit || running }),
-      h("label", { class: "check" }, thorough, " search thoroughly (several times as long)")));
+      h("label", { class: "how" }, "How ", how)));
 }
 
 function manage() {

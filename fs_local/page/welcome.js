@@ -19,7 +19,7 @@ async function demo() {
   try {
     const { name } = await api.post("/v1/page/demo", {});
     await loadLessons();
-    await startFit(name, false);
+    await startFit(name, "usual");
     document.getElementById("show-lessons").click();
   } catch (error) { tell(error.message); }
 }

@@ -14,6 +14,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import psutil
 
@@ -23,6 +24,7 @@ from fs_local.lessons import Row, write_examples
 from fs_local.pack.archive import replace_file
 from fs_local.server.backend import Backend, ServedPack
 
+How = Literal["quick", "usual", "thorough"]
 COMMAND = (sys.executable, "-m", "cli", "fit")
 _NICE = 10
 _PATIENCE = 5.0
@@ -35,13 +37,14 @@ class Fit:
 
     Attributes:
         state: `running`, `done`, `failed` or `cancelled`.
+        how: `quick`, from the lesson's rows alone; `usual`, beside the background; `thorough`, with a search for blocks and residual.
         stages: of each stage that was begun, how many of its steps are done, and of how many.
         problem: why it failed, a sentence. notes: what the fit says of the examples.
     """
 
     lesson: str
     rows: int
-    thorough: bool
+    how: How
     state: str = "running"
     started: float = field(default_factory=time.time)
     ended: float | None = None
@@ -69,7 +72,7 @@ class Fits:
     def is_running(self) -> bool:
         return self.now is not None and self.now.state == "running"
 
-    def start(self, lesson: str, rows: Sequence[Row], thorough: bool) -> Fit:
+    def start(self, lesson: str, rows: Sequence[Row], how: How) -> Fit:
         """Begins a fit of a lesson, whose name becomes the pack's.
 
         Raises:
@@ -78,7 +81,7 @@ class Fits:
         if self.is_running:
             raise FsLocalError("a fit is under way already; wait for it, or cancel it")
         self._backend.check_name(lesson)
-        self.now = Fit(lesson, len(rows), thorough)
+        self.now = Fit(lesson, len(rows), how)
         self._task = asyncio.create_task(self._run(self.now, rows))
         return self.now
 
@@ -131,7 +134,9 @@ class Fits:
         for option, path in write_examples(rows, work).items():
             arguments += [f"--{option}", str(path)]
         engine = self._backend.loaded_engine
-        if not fit.thorough and engine is not None:
+        if fit.how == "quick":
+            arguments += ["--no-background"]
+        if fit.how != "thorough" and engine is not None:
             arguments += ["--layer", str(max(1, engine.model.n_layer // 3)), "--residual", "0"]
         self._child = child = await asyncio.create_subprocess_exec(
             *self._command, *arguments, stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE, limit=1 << 20

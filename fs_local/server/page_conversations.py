@@ -13,7 +13,7 @@ from starlette.responses import JSONResponse, Response
 
 from fs_local.kept_conversations import Changed, KeptConversation, KeptConversations
 from fs_local.server.errors import ApiError
-from fs_local.server.limits import MAX_CHARACTERS, MAX_MESSAGES
+from fs_local.server.limits import MAX_BODY_BYTES, MAX_MESSAGES
 from fs_local.server.requests import StrictRoute
 from fs_local.server.schemas_steering import Strict
 
@@ -26,7 +26,7 @@ class KeptMessage(Strict):
 
     model_config = ConfigDict(extra="allow", frozen=True, strict=True, allow_inf_nan=False)
     role: Annotated[str, Field(pattern="^(system|user|assistant)$")]
-    content: Annotated[str, Field(max_length=MAX_CHARACTERS)]
+    content: Annotated[str, Field(max_length=MAX_BODY_BYTES)]
 
 
 Messages = Annotated[list[KeptMessage], Field(max_length=MAX_MESSAGES)]

@@ -15,7 +15,7 @@ from fs_local.errors import FsLocalError
 from fs_local.lessons import Lessons, can_fit, missing
 from fs_local.server.backend import ServedPack
 from fs_local.server.errors import ApiError
-from fs_local.server.fits import Fits
+from fs_local.server.fits import Fits, How
 from fs_local.server.requests import StrictRoute, backend_of
 from fs_local.server.schemas_steering import Empty, Name, Strict
 
@@ -25,10 +25,10 @@ DEMO = "refusal"
 
 
 class NewFit(Strict):
-    """The lesson; `thorough` searches blocks and residuals too, which takes several times as long."""
+    """The lesson, and how it is fitted (`Fit.how`)."""
 
     lesson: Name
-    thorough: bool = False
+    how: How = "usual"
 
 
 class Kept(Strict):
@@ -55,7 +55,7 @@ async def start(body: NewFit, http: HttpRequest) -> JSONResponse:
     rows = await run_in_threadpool(Lessons(http.app.state.database).rows, body.lesson)
     if not can_fit(rows):
         raise ApiError(400, " ".join(missing(rows)), code="too_few_examples")
-    return JSONResponse({"fit": asdict(_fits(http).start(body.lesson, rows, body.thorough))}, 202)
+    return JSONResponse({"fit": asdict(_fits(http).start(body.lesson, rows, body.how))}, 202)
 
 
 @router.delete("/v1/page/fits")

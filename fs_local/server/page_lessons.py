@@ -13,12 +13,12 @@ from pydantic import Field
 from starlette.responses import JSONResponse, Response
 
 from fs_local.lessons import Lessons, Row, can_fit, contradictions, lesson_text, missing, read_lesson
-from fs_local.server.limits import MAX_CHARACTERS, MAX_MESSAGES
+from fs_local.server.limits import MAX_BODY_BYTES, MAX_MESSAGES
 from fs_local.server.requests import StrictRoute
 from fs_local.server.schemas_steering import Name, Strict
 
 router = APIRouter(route_class=StrictRoute)
-Text = Annotated[str, Field(max_length=MAX_CHARACTERS)]
+Text = Annotated[str, Field(max_length=MAX_BODY_BYTES)]
 
 
 class NewLesson(Strict):
@@ -53,7 +53,7 @@ class NewRow(Strict):
 class Import(Strict):
     """The text of a JSONL or CSV file. `kind`: of rows that have none."""
 
-    text: Annotated[str, Field(max_length=8 << 20)]
+    text: Annotated[str, Field(max_length=MAX_BODY_BYTES)]
     csv: bool = False
     kind: Literal["pair", "ir", "general"] | None = None
 

@@ -55,10 +55,10 @@ def test_conversations_that_are_none(http: httpx.Client, body: dict[str, object]
 
 def test_lessons(http: httpx.Client) -> None:
     at = "/v1/page/lessons"
-    name = "a/b?c <i>"
+    name = "a?b#c% <i>"
     assert http.post(at, json={"name": name}).status_code == 201
     assert http.post(at, json={"name": name}).status_code == 400
-    there = f"{at}/a%2Fb%3Fc%20%3Ci%3E"
+    there = f"{at}/a%3Fb%23c%25%20%3Ci%3E"
     assert http.get(f"{there}/rows").status_code == 200
     added = http.post(f"{there}/rows", json=PAIR).json()
     assert added["missing"][0].startswith("At least 7 more pairs")

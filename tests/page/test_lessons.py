@@ -73,7 +73,7 @@ def test_all_rows_are_added_or_none(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert len(lessons.rows("a")) == 2
 
 
-@pytest.mark.parametrize("name", ["", " ", "a\nb", "x" * 201])
+@pytest.mark.parametrize("name", ["", " ", "a\nb", "x" * 201, "a/b", ".."])
 def test_names_that_are_none(tmp_path: Path, name: str) -> None:
     with pytest.raises(DataError, match="1 to 200 characters"):
         Lessons(Database(tmp_path / "kept.sqlite3")).create(name)
