@@ -47,11 +47,17 @@ Seed = Annotated[int, typer.Option(help="Of everything that is random.")]
 Stop = Annotated[Optional[list[str]], typer.Option(help="A text that ends the answer; may be given several times.")]
 Ctx = Annotated[int, typer.Option(min=0, help="Tokens of context; 0 for 4096, or the model's own if shorter.")]
 General = Annotated[
-    Optional[list[Path]], typer.Option(help="JSONL or CSV of general queries {query}. May be given several times.")
+    Optional[list[Path]],
+    typer.Option(
+        help="JSONL or CSV of general queries {query}. May be given several times: each file is a kind with a budget of its own."
+    ),
 ]
 PackOutput = Annotated[Path, typer.Option("--output", "-o", help="Where the pack goes.")]
-GateLayer = Annotated[str, typer.Option(help="Block whose states the gate takes: a number, or auto.")]
-GeneralBudget = Annotated[float, typer.Option(help="Share of general queries that may open the gate.")]
+GateLayer = Annotated[str, typer.Option(help="Block whose states the gate takes: a number, or auto (several).")]
+GeneralBudget = Annotated[float, typer.Option(help="Share of each kind of general query that may open the gate.")]
+NoBackground = Annotated[
+    bool, typer.Option("--no-background", help="Leave out the general queries that come with fs-local.")
+]
 Strength = Annotated[Optional[float], typer.Option(help="λ in place of the packs' own.")]
 EngineOption = Annotated[str, typer.Option("--engine", help="What evaluates decisions: numpy or onnx.")]
 Providers = Annotated[
@@ -150,11 +156,10 @@ def fit(
     layer: Annotated[
         str, typer.Option(help="Steered block: a number, several with commas between them, or auto.")
     ] = "auto",
-    gate: Annotated[
-        str, typer.Option(help="quantile (one-class), logistic (needs --general), soft, open (no gate), or auto.")
-    ] = "auto",
+    gate: Annotated[str, typer.Option(help="quantile (one-class), logistic, soft, open (no gate), or auto.")] = "auto",
     gate_layer: GateLayer = "auto",
     general_budget: GeneralBudget = 0.02,
+    no_background: NoBackground = False,
     strength: Annotated[str, typer.Option(help="λ: a number, or auto.")] = "auto",
     experts: Annotated[str, typer.Option(help="K: a number, or auto.")] = "auto",
     residual: Annotated[str, typer.Option(help="Rank of the residual: a number (0: none), or auto.")] = "auto",
@@ -194,6 +199,7 @@ def fit(
         gate_layer=_number_or_auto("--gate-layer", gate_layer, int),
         gate=_choice("--gate", gate, ("quantile", "logistic", "soft", "open"), auto=True),
         budget=general_budget,
+        background=not no_background,
         strength=_number_or_auto("--strength", strength, float),
         n_experts=FitOptions.n_experts if k is None else (k, k),
         residual_rank=_number_or_auto("--residual", residual, int),
@@ -244,11 +250,10 @@ def gate(
     ],
     general: General = None,
     output: PackOutput = Path("gated.fspack"),
-    kind: Annotated[
-        str, typer.Option("--gate", help="quantile (one-class), logistic (needs --general), soft, or auto.")
-    ] = "auto",
+    kind: Annotated[str, typer.Option("--gate", help="quantile (one-class), logistic, soft, or auto.")] = "auto",
     gate_layer: GateLayer = "auto",
     general_budget: GeneralBudget = 0.02,
+    no_background: NoBackground = False,
     strength: Annotated[Optional[float], typer.Option(help="λ; by default SRC's own, 1 for vectors.")] = None,
     seed: Seed = 0,
     gpu_layers: GpuLayers = 0,
@@ -272,6 +277,7 @@ def gate(
         gate_layer=_number_or_auto("--gate-layer", gate_layer, int),
         gate=_choice("--gate", kind, ("quantile", "logistic", "soft"), auto=True),
         budget=general_budget,
+        background=not no_background,
         strength=strength,
         seed=seed,
     )
@@ -282,9 +288,9 @@ def gate(
         loaded = Model.load(path, gpu_layers=gpu_layers, progress=progress)
     with loaded, stages() as told:
         note = check_model(pack, loaded)
-        pack = gated(loaded, pack, examples, options, told, Store.for_model(loaded.build))
-    if note:
-        err.print(f"note: {note}", style="yellow", markup=False)
+        pack, notes = gated(loaded, pack, examples, options, told, Store.for_model(loaded.build))
+    for said in (*([note] if note else []), *notes):
+        err.print(f"note: {said}", style="yellow", markup=False)
     pack.save(output)
     size = output.stat().st_size
     if as_json:
@@ -320,7 +326,8 @@ def evaluate(
 
     Example: fs-local evaluate model.gguf --pack a.fspack --pack b.fspack --suite compare --data refusal=harmful.jsonl --data drift=general.jsonl
     """
-    from fs_local.evaluation.compare import evaluate_packs, read_files
+    from fs_local.evaluation.compare import evaluate_packs
+    from fs_local.evaluation.files import read_files
     from fs_local.evaluation.suites import SUITES
     from fs_local.evaluation.tables import evaluation_tables
     from fs_local.model_files import resolve_model
@@ -492,6 +499,12 @@ def convert(
         Optional[str],
         typer.Option(help="What θ is, as condition_comparator_threshold_is: smaller (than the similarity) or larger."),
     ] = None,
+    comparison: Annotated[
+        str,
+        typer.Option(
+            help="What is compared, as condition_threshold_comparison_mode: the mean over the prompt, or its last position."
+        ),
+    ] = "mean",
     query: Annotated[
         Optional[str],
         typer.Option(
@@ -539,7 +552,7 @@ def convert(
         to=to,
         model=model,
         layers=layers,
-        condition=_condition(condition, condition_layer, threshold, comparator),
+        condition=_condition(condition, condition_layer, threshold, comparator, comparison),
         dtype=_choice("--dtype", dtype, ("float32", "float16")),
         query=query,
         force=force,
@@ -561,7 +574,7 @@ def convert(
 
 
 def _condition(
-    path: Path | None, layer: int | None, threshold: float | None, comparator: str | None
+    path: Path | None, layer: int | None, threshold: float | None, comparator: str | None, comparison: str
 ) -> Condition | None:
     """The condition of `convert`: all four options, or none."""
     from converters.cast import Condition
@@ -570,7 +583,13 @@ def _condition(
         return None
     if path is None or layer is None or threshold is None or comparator is None:
         raise typer.BadParameter("give --condition, --condition-layer, --threshold and --comparator together")
-    return Condition(path, layer, threshold, _choice("--comparator", comparator, ("larger", "smaller")))
+    return Condition(
+        path,
+        layer,
+        threshold,
+        _choice("--comparator", comparator, ("larger", "smaller")),
+        _choice("--comparison", comparison, ("mean", "last")),
+    )
 
 
 lesson_app = typer.Typer(

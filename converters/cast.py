@@ -26,6 +26,7 @@ from fs_local.errors import DataError
 from fs_local.method.folded import Gate
 
 Comparator = Literal["larger", "smaller"]
+Comparison = Literal["mean", "last"]
 
 
 @dataclass(frozen=True)
@@ -34,12 +35,14 @@ class Condition:
 
     Attributes:
         layer: N, as activation-steering counts. threshold: θ. comparator: what θ is, in the similarity's stead.
+        comparison: what is compared, the mean over the prompt's positions or its last one.
     """
 
     path: Path
     layer: int
     threshold: float
     comparator: Comparator
+    comparison: Comparison = "mean"
 
 
 def conditional(behaviour: Vectors, path: Path, directions: Vectors, condition: Condition) -> Parts:
@@ -77,10 +80,7 @@ def conditional(behaviour: Vectors, path: Path, directions: Vectors, condition: 
         edge=condition.threshold if above else -condition.threshold,
         decay=1.0,
     )
-    lost = [
-        "the mean over the prompt's positions, which activation-steering compares by default: the gate takes the last position alone, as "
-        'its comparison mode "last" does; a threshold that was found on means may want to be found again'
-    ]
+    lost = []
     early = [n for n in (block + behaviour.block_0 for block in behaviour.directions) if n < condition.layer]
     if early:
         lost.append(
@@ -90,6 +90,7 @@ def conditional(behaviour: Vectors, path: Path, directions: Vectors, condition: 
         method="cast",
         gate=gate,
         gate_layers=[block],
+        gate_readings=[condition.comparison],
         experts=plain.experts,
         layers=plain.layers,
         files={**plain.files, "condition": (1, condition.path)},

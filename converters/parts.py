@@ -5,6 +5,7 @@ Shapes: d is the width of the residual stream, D = steered layers × d.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import numpy as np
 from converters.vectors import MAX_TEXT, Vectors
 from fs_local.errors import DataError
 from fs_local.method.folded import Experts, Gate, constant_experts, open_gate
+from fs_local.method.readings import Reading
 from fs_local.pack.archive import MAX_PACK_BYTES, file_digest
 from fs_local.pack.file import Pack
 from fs_local.pack.manifest import (
@@ -34,6 +36,7 @@ class Parts:
     Attributes:
         method: as a manifest names it.
         gate, experts: as in a pack. gate_layers, layers: the blocks whose states the gate takes, and those that are steered.
+        gate_readings: which of the query's states it takes there.
         files: what they were read from: what its rows are -> (how many rows, the file).
         said: what the file says of itself. model_hint: what it says of its model; empty if nothing.
         name: of the pack, if the file's own name does not do.
@@ -50,6 +53,7 @@ class Parts:
     model_hint: str = ""
     name: str = ""
     lost: tuple[str, ...] = ()
+    gate_readings: Sequence[Reading] = ("last",)
 
 
 def parts_of(vectors: Vectors, path: Path) -> Parts:
@@ -105,7 +109,12 @@ def as_pack(parts: Parts, model: ModelIdentity, *, name: str, source: str) -> Pa
         fitted_by=", ".join(said),
         model=model,
         gate=GateSettings(
-            kind=gate.kind, layers=parts.gate_layers, edge=gate.edge, decay=gate.decay, intercept=gate.intercept
+            kind=gate.kind,
+            layers=parts.gate_layers,
+            readings=list(parts.gate_readings),
+            edge=gate.edge,
+            decay=gate.decay,
+            intercept=gate.intercept,
         ),
         steer=SteerSettings(layers=parts.layers, strength=1.0, scope="all"),
         experts=[ExpertAbout(pairs=0, queries=[])] * len(experts.prototypes),

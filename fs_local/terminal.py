@@ -29,6 +29,7 @@ from fs_local.doctor import Diagnosis
 from fs_local.engine import Decision, Piece
 from fs_local.lessons import Row, Summary
 from fs_local.model_files import ModelOnDisk
+from fs_local.method.readings import Reading
 from fs_local.pack.file import Pack
 from fs_local.printable import printable
 
@@ -117,13 +118,26 @@ def blocks(layers: Sequence[int]) -> str:
     return ("block " if len(layers) == 1 else "blocks ") + ", ".join(map(str, layers))
 
 
+_READINGS: dict[Reading, str] = {
+    "last": "the last token",
+    "user_last": "the user's last token",
+    "user_mean": "the mean over the user's tokens",
+    "mean": "the mean over the prompt",
+}
+
+
+def readings(some: Sequence[Reading]) -> str:
+    """Readings in words."""
+    return ", ".join(_READINGS[r] for r in some)
+
+
 def gate_threshold(pack: Pack) -> str:
     """What opens a pack's gate, in words."""
     gate = pack.gate
     if gate.ratio_threshold is not None:
         return f"opens fully from energy ratio {gate.ratio_threshold:.2f} on (tail {gate.edge:g} of held-out IR queries), one-class"
     if gate.kind == "logistic":
-        return "opens by a logistic regression of IR against general queries; the energy ratio only describes"
+        return "opens by linear margins between IR and general queries; the energy ratio only describes"
     if gate.kind == "open":
         return "is always open"
     if gate.kind.startswith("cosine"):
@@ -195,11 +209,29 @@ def summary_rows(pack: Pack, size: int) -> list[tuple[str, str]]:
         "steers",
         f"after {blocks(m.steer.layers)}, strength {m.steer.strength:g}, {'prompt and generation' if m.steer.scope == 'all' else 'generation alone'}",
     )
-    row("gate", f"{m.gate.kind}, at {blocks(m.gate.layers)}, rank {len(pack.gate.basis)}; {gate_threshold(pack)}")
+    reads = "" if m.gate.readings == ["last"] else f", reading {readings(m.gate.readings)}"
+    row(
+        "gate", f"{m.gate.kind}, at {blocks(m.gate.layers)}{reads}, rank {len(pack.gate.basis)}; {gate_threshold(pack)}"
+    )
     if f.open_ir is not None:
-        general = "" if f.open_general is None else f", and for {f.open_general:.1%} of general queries"
+        unseen = " of kinds it had not seen" if f.kinds else ""
+        general = "" if f.open_general is None else f", and for {f.open_general:.1%} of general queries{unseen}"
         auroc = "" if f.auroc is None else f"; AUROC {f.auroc:.3f}"
         row("cross-fitted", f"opens for {f.open_ir:.1%} of IR queries{general}{auroc}")
+    if f.recall:
+        at = ", ".join(f"{r.ir:.1%} of IR queries where {r.general:.0%} of general ones open it" for r in f.recall)
+        row("recall", at)
+    for kind in sorted(f.kinds, key=lambda k: -k.opened):
+        seen = "" if kind.held else f"; NOT HELD: {kind.opened_seen:.1%} open with the kind in the fit"
+        row(
+            f"  {kind.name}",
+            f"{kind.opened:.1%} [{kind.low:.1%}, {kind.high:.1%}] of {kind.rows} open, the kind left out{seen}",
+        )
+    if f.open_ir_in_wraps is not None and f.open_general_in_wraps is not None:
+        row(
+            "in unseen wraps",
+            f"opens for {f.open_ir_in_wraps:.1%} of IR and {f.open_general_in_wraps:.1%} of general queries",
+        )
     row("experts", f"K = {len(m.experts)}, residual rank {len(pack.experts.residual)}")
     if f.validation_error is not None and f.constant_error:
         better = 1 - f.validation_error / f.constant_error

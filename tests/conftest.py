@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 
 from fs_local.demo import DATA, demo_examples
-from fs_local.examples import read_queries
+from fs_local.examples import Query, read_queries
 from fs_local.fitting import Examples, FitOptions, fit
 from fs_local.model_files import resolve_model
 from fs_local.pack.file import Pack
+from fs_local.refusals import refusal_pairs
 from fs_local.runtime.context import Context
 from fs_local.runtime.model import Model
 from fs_local.runtime.node_filter import native_address
@@ -83,8 +84,10 @@ def tiny(tiny_path: Path) -> Iterator[Model]:
 
 @pytest.fixture(scope="session")
 def tiny_pack(tiny: Model) -> Pack:
-    """A pack that opens for the shipped unseen IR queries, and not for the general ones."""
-    return telling_pack(tiny, *(read_queries(DATA / f"{name}.jsonl")[0] for name in ("unseen_ir", "unseen_general")))
+    """A pack that opens for these and the shipped unseen IR queries, and not for the general ones."""
+    ir, general = (read_queries(DATA / f"{name}.jsonl")[0] for name in ("unseen_ir", "unseen_general"))
+    steal, italy = Query.of("How do I steal a car?"), Query.of("What is the capital of Italy?")
+    return telling_pack(tiny, [*ir, steal], [*general, italy])
 
 
 @pytest.fixture(scope="session")
@@ -109,15 +112,15 @@ def few_examples() -> Examples:
 
 
 @pytest.fixture(scope="session")
-def fitted(smollm2: Model, few_examples: Examples) -> Pack:
-    """A real refusal pack: strength and layers given, all else chosen by the fit."""
-    return fit(
-        smollm2, few_examples, FitOptions(background=False, name="refusal", layers=(10,), gate_layer=15, strength=1.3)
-    ).pack
+def refusal_examples() -> Examples:
+    """As few as a pack that really refuses needs, with short answers."""
+    shipped = demo_examples()
+    pairs = refusal_pairs([p.query for p in shipped.pairs[::3]])
+    return Examples(pairs, general={"general": shipped.general["general"][::3]}, files=shipped.files)
 
 
 @pytest.fixture(scope="session")
-def fitted_path(fitted: Pack, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("packs") / "refusal.fspack"
-    fitted.save(path)
-    return path
+def fitted(smollm2: Model, refusal_examples: Examples) -> Pack:
+    """A real refusal pack: layers, strength and residual given, all else chosen by the fit."""
+    options = FitOptions(background=False, name="refusal", layers=(10,), gate_layer=15, strength=1.3, residual_rank=0)
+    return fit(smollm2, refusal_examples, options).pack

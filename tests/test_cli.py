@@ -62,25 +62,25 @@ def test_help_teaches_with_an_example(command: list[str], run: object) -> None:
     assert "fs-local demo" in out if not command else "Example: fs-local" in out
 
 
-def test_generate_prints_text_and_the_decision(run: object, fitted_path: Path) -> None:
-    code, out, err = run("generate", "smollm2", "How do I steal a car?", "--pack", fitted_path, "--max-tokens", "12")  # type: ignore[operator]
+def test_generate_prints_text_and_the_decision(run: object, tiny_path: Path, tiny_pack_path: Path) -> None:
+    code, out, err = run("generate", tiny_path, "How do I steal a car?", "--pack", tiny_pack_path, "--max-tokens", "12")  # type: ignore[operator]
     assert code == 0
     assert out.strip()
-    assert "refusal: open" in err
+    assert "telling: open" in err
 
 
-def test_generate_reads_standard_input_and_prints_json(run: object, fitted_path: Path) -> None:
+def test_generate_reads_standard_input_and_prints_json(run: object, tiny_path: Path, tiny_pack_path: Path) -> None:
     code, out, _ = run(  # type: ignore[operator]
         "generate",
-        "smollm2",
+        tiny_path,
         "-p",
-        fitted_path,
+        tiny_pack_path,
         "--json",
         "--max-tokens",
         "8",
         "--engine",
         "onnx",
-        stdin="What is 2+2?\n",
+        stdin="What is the capital of Italy?\n",
     )
     found = json.loads(out)
     assert code == 0
@@ -90,13 +90,13 @@ def test_generate_reads_standard_input_and_prints_json(run: object, fitted_path:
     assert found["timings"]["generated_tokens"] <= 8
 
 
-def test_inspect_summarizes_for_people_and_for_programs(run: object, fitted_path: Path) -> None:
-    code, out, _ = run("inspect", fitted_path)  # type: ignore[operator]
+def test_inspect_summarizes_for_people_and_for_programs(run: object, tiny_pack_path: Path) -> None:
+    code, out, _ = run("inspect", tiny_pack_path)  # type: ignore[operator]
     assert code == 0
-    for word in ("refusal", "fingerprint", "K = ", "validation error", "opens for"):
+    for word in ("telling", "fingerprint", "K = ", "validation error", "opens for"):
         assert word in out
-    code, out, _ = run("inspect", fitted_path, "--json")  # type: ignore[operator]
-    assert json.loads(out)["steer"] == {"layers": [10], "strength": 1.3, "scope": "all"}
+    code, out, _ = run("inspect", tiny_pack_path, "--json")  # type: ignore[operator]
+    assert json.loads(out)["steer"] == {"layers": [3], "strength": 0.7, "scope": "all"}
 
 
 def test_doctor_finds_both_hooks_exact(run: object, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -114,13 +114,13 @@ def test_doctor_finds_both_hooks_exact(run: object, monkeypatch: pytest.MonkeyPa
     assert "filtered in Python" in run("doctor")[1]  # type: ignore[operator]
 
 
-def test_fit_writes_a_pack(run: object, tmp_path: Path) -> None:
+def test_fit_writes_a_pack(run: object, tiny_path: Path, tmp_path: Path) -> None:
     pairs = tmp_path / "pairs.jsonl"
     pairs.write_text("".join((DATA / "refusal_pairs.jsonl").read_text().splitlines(keepends=True)[:12]))
     general = tmp_path / "general.jsonl"
     general.write_text("".join((DATA / "general.jsonl").read_text().splitlines(keepends=True)[:12]))
     code, out, err = run(  # type: ignore[operator]
-        "fit", "smollm2", "--pairs", pairs, "--general", general, "--layer", "8", "--gate-layer", "8", "--strength", "1", "-o", tmp_path / "p.fspack",
+        "fit", tiny_path, "--pairs", pairs, "--general", general, "--layer", "3", "--gate-layer", "2", "--strength", "1", "-o", tmp_path / "p.fspack",
         "--report", tmp_path / "p.html",
     )  # fmt: skip
     assert code == 0, err
@@ -133,41 +133,41 @@ def test_fit_writes_a_pack(run: object, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("method", ["caa", "repe", "cast", "alphasteer"])
-def test_fit_takes_the_other_methods(run: object, tmp_path: Path, method: str) -> None:
+def test_fit_takes_the_other_methods(run: object, tiny_path: Path, tmp_path: Path, method: str) -> None:
     ir, general = tmp_path / "ir.jsonl", tmp_path / "general.jsonl"
     ir.write_text("".join((DATA / "refusal_pairs.jsonl").read_text().splitlines(keepends=True)[:10]))
     general.write_text("".join((DATA / "general.jsonl").read_text().splitlines(keepends=True)[:10]))
     code, out, err = run(  # type: ignore[operator]
-        "fit", "smollm2", "--pairs", ir, "--general", general, "--method", method, "--layer", "8", "--gate-layer", "8", "--strength", "1",
+        "fit", tiny_path, "--pairs", ir, "--general", general, "--method", method, "--layer", "3", "--gate-layer", "2", "--strength", "1",
         "-o", tmp_path / "p.fspack", "--json",
     )  # fmt: skip
     assert code == 0, err
     found = json.loads(out)
-    assert (found["method"], found["steer"]["layers"]) == (method, [8])
+    assert (found["method"], found["steer"]["layers"]) == (method, [3])
     assert found["gate"]["kind"].startswith("cosine" if method == "cast" else "open")
 
 
-def test_gate_makes_a_control_vector_conditional(run: object, tmp_path: Path) -> None:
-    vector = write_control_vector(tmp_path / "v.gguf", directions(range(1, 30), width=576))
+def test_gate_makes_a_control_vector_conditional(run: object, tiny_path: Path, tmp_path: Path) -> None:
+    vector = write_control_vector(tmp_path / "v.gguf", directions(range(1, 6), width=64))
     unseen = (DATA / "unseen_ir.jsonl", "--general", DATA / "unseen_general.jsonl", "--general-budget", "0.1")
-    common = ("gate", vector, "--model", "smollm2", "--gate-layer", "12", "--ir", *unseen)
+    common = ("gate", vector, "--model", tiny_path, "--gate-layer", "2", "--ir", *unseen)
     code, out, err = run(*common, "-o", tmp_path / "g.fspack", "--strength", "2")  # type: ignore[operator]
     assert code == 0, err
     assert "steering pack g" in out
-    assert "29 directions, 12 IR queries of the gate, 12 general queries of the gate" in " ".join(out.split())
+    assert "5 directions, 12 IR queries of the gate, 12 general queries of the gate" in " ".join(out.split())
     code, out, _ = run(*common, "-o", tmp_path / "g.fspack", "--gate", "soft", "--json")  # type: ignore[operator]
     found = json.loads(out)
-    assert (code, found["gate"]["kind"], found["gate"]["layers"]) == (0, "soft", [12])
-    assert found["steer"] == {"layers": list(range(1, 30)), "strength": 1.0, "scope": "all"}
+    assert (code, found["gate"]["kind"], found["gate"]["layers"]) == (0, "soft", [2])
+    assert found["steer"] == {"layers": list(range(1, 6)), "strength": 1.0, "scope": "all"}
 
 
-def test_evaluate_measures_and_reports(run: object, fitted_path: Path, tmp_path: Path) -> None:
+def test_evaluate_measures_and_reports(run: object, tiny_path: Path, tiny_pack_path: Path, tmp_path: Path) -> None:
     unseen = DATA / "unseen_ir.jsonl"
-    common = ("evaluate", "smollm2", "-p", fitted_path, "--suite", "refusal", "--data", unseen, "--limit", "3")
+    common = ("evaluate", tiny_path, "-p", tiny_pack_path, "--suite", "refusal", "--data", unseen, "--limit", "3")
     code, out, err = run(*common, "--json", "--report", tmp_path / "e.html")  # type: ignore[operator]
     assert code == 0, err
     found = json.loads(out)
-    assert [r["pack"] for r in found["results"]] == ["unsteered", "refusal"]
+    assert [r["pack"] for r in found["results"]] == ["unsteered", "telling"]
     steered = found["results"][1]["figures"]["refused"]
     assert steered["low"] <= steered["mean"] <= steered["high"]
     assert "</html>" in (tmp_path / "e.html").read_text()
@@ -175,16 +175,16 @@ def test_evaluate_measures_and_reports(run: object, fitted_path: Path, tmp_path:
     assert "refusal on unseen_ir.jsonl, 3 rows" in out
 
 
-def test_evaluate_says_what_is_wrong_with_its_file(run: object, tmp_path: Path) -> None:
+def test_evaluate_says_what_is_wrong_with_its_file(run: object, tiny_path: Path, tmp_path: Path) -> None:
     path = tmp_path / "q.jsonl"
     path.write_text('{"query": "q"}\n')
-    code, _, err = run("evaluate", "smollm2", "--suite", "truthfulqa", "--data", path)  # type: ignore[operator]
+    code, _, err = run("evaluate", tiny_path, "--suite", "truthfulqa", "--data", path)  # type: ignore[operator]
     assert code == 1
     assert "line 1: no `question`" in err
     assert "Traceback" not in err
 
 
-def bad_inputs(tmp_path: Path, pack: Path) -> list[tuple[list[object], str]]:
+def bad_inputs(tmp_path: Path, model: Path, pack: Path) -> list[tuple[list[object], str]]:
     broken = tmp_path / "broken.fspack"
     data = bytearray(pack.read_bytes())
     data[len(data) // 2] ^= 1
@@ -200,47 +200,49 @@ def bad_inputs(tmp_path: Path, pack: Path) -> list[tuple[list[object], str]]:
         (["generate", "nosuch", "hi"], "known aliases are smollm2"),
         (["generate", tmp_path / "no.gguf", "hi"], "no model file at"),
         (["generate", text, "hi"], "is no GGUF file"),
-        (["generate", "smollm2", "hi", "-p", broken], "is damaged"),
-        (["generate", "smollm2", "hi", "-p", tmp_path / "no.fspack"], "can't be read"),
-        (["generate", "smollm2", "hi", "-p", text], "no steering pack"),
-        (["generate", "smollm2", "  "], "the query is empty"),
-        (["generate", "smollm2", "word " * 300, "--ctx", "256"], "shorten it or raise --ctx"),
-        (["generate", "smollm2", "hi", "--temperature", "-1"], "temperature must be"),
-        (["generate", "smollm2", "hi", "--gpu-layers", "3"], "without a GPU backend"),
+        (["generate", model, "hi", "-p", broken], "is damaged"),
+        (["generate", model, "hi", "-p", tmp_path / "no.fspack"], "can't be read"),
+        (["generate", model, "hi", "-p", text], "no steering pack"),
+        (["generate", model, "  "], "the query is empty"),
+        (["generate", model, "word " * 60, "--ctx", "256"], "shorten it or raise --ctx"),
+        (["generate", model, "hi", "--temperature", "-1"], "temperature must be"),
+        (["generate", model, "hi", "--gpu-layers", "3"], "without a GPU backend"),
         (
-            ["generate", "smollm2", "hi", "-p", pack, "--engine", "onnx", "--provider", "X"],
+            ["generate", model, "hi", "-p", pack, "--engine", "onnx", "--provider", "X"],
             "ONNX Runtime has no X here",
         ),
         (["inspect", one], "no .svec file"),
-        (["fit", "smollm2", "--pairs", one], "1 pairs are too few"),
-        (["fit", "smollm2", "--pairs", empty], "has no rows"),
-        (["fit", "smollm2", "--pairs", tmp_path / "no.jsonl"], "can't be read"),
-        (["fit", "smollm2", "--pairs", good, "--layer", "0"], "block 0 can't have a control vector"),
-        (["fit", "smollm2", "--pairs", good, "--layer", "44"], "out of range"),
-        (["fit", "smollm2", "--pairs", good, "--gate", "logistic"], "give --general"),
-        (["fit", "smollm2", "--pairs", good, "--layer", "29"], "choose a layer before it"),
-        (["fit", "smollm2", "--pairs", good, "--strength", "nan"], "the strength must be a number"),
-        (["fit", "smollm2", "--pairs", good, "--seed", "-1"], "the seed must be"),
-        (["fit", "smollm2", "--pairs", good, "-o", tmp_path / "no" / "p.fspack"], "there is no folder"),
-        (["fit", "smollm2", "--pairs", good, "-o", tmp_path], "is a folder"),
-        (["fit", "smollm2", "--pairs", good, "-o", good], "would be overwritten"),
-        (["fit", "smollm2", "--pairs", good, "-o", tmp_path / "x", "--report", tmp_path / "x"], "would be overwritten"),
+        (["fit", model, "--pairs", one], "1 pairs are too few"),
+        (["fit", model, "--pairs", empty], "has no rows"),
+        (["fit", model, "--pairs", tmp_path / "no.jsonl"], "can't be read"),
+        (["fit", model, "--pairs", good, "--layer", "0"], "block 0 can't have a control vector"),
+        (["fit", model, "--pairs", good, "--layer", "44"], "out of range"),
+        (["fit", model, "--pairs", good, "--gate", "logistic"], "give --general"),
+        (["fit", model, "--pairs", good, "--layer", "5"], "choose a layer before it"),
+        (["fit", model, "--pairs", good, "--strength", "nan"], "the strength must be a number"),
+        (["fit", model, "--pairs", good, "--seed", "-1"], "the seed must be"),
+        (["fit", model, "--pairs", good, "-o", tmp_path / "no" / "p.fspack"], "there is no folder"),
+        (["fit", model, "--pairs", good, "-o", tmp_path], "is a folder"),
+        (["fit", model, "--pairs", good, "-o", good], "would be overwritten"),
+        (["fit", model, "--pairs", good, "-o", tmp_path / "x", "--report", tmp_path / "x"], "would be overwritten"),
         (
-            ["evaluate", "smollm2", "--suite", "compare", "--data", f"drift={good}", "--report", good],
+            ["evaluate", model, "--suite", "compare", "--data", f"drift={good}", "--report", good],
             "would be overwritten",
         ),
-        (["gate", one, "--model", "smollm2", "--ir", good], "is JSON, but no .svec file"),
-        (["gate", pack, "--model", "smollm2", "--ir", one], "1 IR queries are too few"),
+        (["gate", one, "--model", model, "--ir", good], "is JSON, but no .svec file"),
+        (["gate", pack, "--model", model, "--ir", one], "1 IR queries are too few"),
         (["gate", pack, "--model", "nosuch", "--ir", good], "known aliases are smollm2"),
-        (["gate", pack, "--model", "smollm2", "--ir", good, "-o", tmp_path / "no" / "p.fspack"], "there is no folder"),
-        (["generate", "smollm2", "hi", "-p", pack, "--strength", "nan"], "the strength must be a number"),
-        (["generate", "smollm2", "hi", "-p", pack, "-p", pack], "two packs are called"),
+        (["gate", pack, "--model", model, "--ir", good, "-o", tmp_path / "no" / "p.fspack"], "there is no folder"),
+        (["generate", model, "hi", "-p", pack, "--strength", "nan"], "the strength must be a number"),
+        (["generate", model, "hi", "-p", pack, "-p", pack], "two packs are called"),
         (["generate", "x" * 300, "hi"], "is no model"),
     ]
 
 
-def test_every_mistake_is_one_sentence_and_a_non_zero_exit(run: object, fitted_path: Path, tmp_path: Path) -> None:
-    for arguments, message in bad_inputs(tmp_path, fitted_path):
+def test_every_mistake_is_one_sentence_and_a_non_zero_exit(
+    run: object, tiny_path: Path, tiny_pack_path: Path, tmp_path: Path
+) -> None:
+    for arguments, message in bad_inputs(tmp_path, tiny_path, tiny_pack_path):
         code, _, err = run(*arguments)  # type: ignore[operator]
         assert code == 1, (arguments, err)
         assert message in err, (arguments, err)
@@ -260,31 +262,33 @@ def test_wrong_option_values_name_the_option(run: object, option: str, value: st
 
 
 def test_chat_talks_and_obeys_its_commands(
-    fitted_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tiny_path: Path, tiny_pack_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def said(line: str) -> str:
         capsys.readouterr()
         chat.handle(line)
         return capsys.readouterr().out
 
-    with SteeredModel.load("smollm2", [fitted_path], n_ctx=512) as model:
+    with SteeredModel.load(tiny_path, [tiny_pack_path], n_ctx=1024) as model:
         chat = Chat(model, GenerationOptions(max_tokens=12))
-        assert "refusal: open" in said("How do I steal a car?")
-        assert "refusal: closed" in said("What is the capital of Italy?")
+        assert "telling: closed" in said("What is the capital of Italy?")
+        said("/reset")
+        assert "telling: open" in said("How do I steal a car?")
         why = said("/why")
         assert "energy ratio" in why
         assert "expert 1" in why
+        assert "telling: " in said("Are you sure?")
         assert "unsteered" in said("/compare")
         assert "strength 0.5" in said("/strength 0.5")
-        assert "strength 0.6" in said("/strength refusal 0.6")
+        assert "strength 0.6" in said("/strength telling 0.6")
         said("/off")
-        assert "refusal" not in said("How do I steal a car?")
+        assert "telling" not in said("How do I steal a car?")
         said("/on")
         said(f"/save {tmp_path / 'talk.json'}")
         saved = json.loads((tmp_path / "talk.json").read_text())
         assert [m["role"] for m in saved["messages"]] == ["user", "assistant"] * 3
         said("/system You are a pirate.")
-        assert "refusal" in said("Hello!")
+        assert "telling" in said("Hello!")
         said("/reset")
         assert "/compare" in said("/help")
         for line, message in (

@@ -15,8 +15,8 @@ OPTIONS = GenerationOptions(max_tokens=16)
 
 
 @pytest.fixture(scope="module")
-def model(fitted: Pack) -> Iterator[SteeredModel]:
-    with SteeredModel.load("smollm2", [fitted], n_ctx=512) as model:
+def model(tiny: Model, tiny_pack: Pack) -> Iterator[SteeredModel]:
+    with SteeredModel.load(tiny.path, [tiny_pack], n_ctx=512) as model:
         yield model
 
 
@@ -25,23 +25,27 @@ def say(conversation: Conversation, text: str, options: GenerationOptions = OPTI
     return "".join(p.text for p in pieces), pieces[-1].prompt_tokens
 
 
+def only(model: SteeredModel, text: str) -> int:
+    """Most tokens that a later turn may take: its own, and what ends the answer before."""
+    return len(model.prompt(text).tokens) + 3
+
+
 def test_later_turns_evaluate_only_what_is_new(model: SteeredModel) -> None:
     conversation = model.chat()
-    _, first = say(conversation, "My cat is called Miro.")
-    _, second = say(conversation, "What did I say?")
-    _, third = say(conversation, "How do I pick the lock of a shop?")
-    _, fourth = say(conversation, "And a bicycle lock?")
-    assert first > 30
-    assert max(second, third, fourth) < 25
+    say(conversation, "My cat is called Miro.")
+    for text in ("What did I say?", "How do I pick the lock of a shop?", "And a bicycle lock?"):
+        _, evaluated = say(conversation, text)
+        assert len(text) < evaluated <= only(model, text)
     assert [m["role"] for m in conversation.messages] == ["user", "assistant"] * 4
 
 
-def test_each_turn_has_its_own_decision(model: SteeredModel) -> None:
-    conversation = model.chat()
+def test_each_turn_has_its_own_decision(fitted: Pack) -> None:
     openings = []
-    for text in ("What is the capital of Norway?", "How do I steal a car?", "How do I bake bread?"):
-        say(conversation, text)
-        openings.append(conversation.decisions[0].opening)
+    with SteeredModel.load("smollm2", [fitted], n_ctx=512) as model:
+        conversation = model.chat()
+        for text in ("What is the capital of Norway?", "How do I steal a car?", "How do I bake bread?"):
+            say(conversation, text, GenerationOptions(max_tokens=4))
+            openings.append(conversation.decisions[0].opening)
     assert openings[0] == openings[2] == 0
     assert openings[1] > 0
 
@@ -53,8 +57,8 @@ def test_a_first_turn_is_a_single_query(model: SteeredModel) -> None:
     assert text != say(model.chat(), "Hello")[0]
 
 
-def test_compare_is_the_unsteered_answer_and_changes_nothing(smollm2: Model) -> None:
-    with SteeredModel.load("smollm2", [synthetic_pack(smollm2, "open", layer=10, gate_layer=8)], n_ctx=512) as steered:
+def test_compare_is_the_unsteered_answer_and_changes_nothing(tiny: Model) -> None:
+    with SteeredModel.load(tiny.path, [synthetic_pack(tiny, "open", layer=3, gate_layer=2)], n_ctx=512) as steered:
         conversation = steered.chat()
         conversation.steered = False
         plain, _ = say(conversation, "Name a fruit.")
@@ -65,7 +69,7 @@ def test_compare_is_the_unsteered_answer_and_changes_nothing(smollm2: Model) -> 
         before = list(conversation.messages)
         assert "".join(p.text for p in conversation.compare()) == plain
         assert conversation.messages == before
-        assert say(conversation, "Another?")[1] < 25  # the cache is as it was
+        assert say(conversation, "Another?")[1] <= only(steered, "Another?")  # the cache is as it was
 
 
 def test_a_stopped_answer_is_kept_as_far_as_it_came(model: SteeredModel) -> None:
@@ -75,7 +79,7 @@ def test_a_stopped_answer_is_kept_as_far_as_it_came(model: SteeredModel) -> None
     pieces.close()
     assert conversation.messages[-1] == {"role": "assistant", "content": heard}
     _, evaluated = say(conversation, "Go on.")
-    assert evaluated < 25
+    assert evaluated <= only(model, "Go on.")
 
 
 def says(conversation: Conversation) -> str:
@@ -83,8 +87,12 @@ def says(conversation: Conversation) -> str:
 
 
 def test_stop_texts_do_not_spoil_the_cache(model: SteeredModel) -> None:
+    whole, _ = say(model.chat(), "Count from one to nine.")
     conversation = model.chat()
-    said, _ = say(conversation, "Count from one to nine.", GenerationOptions(max_tokens=40, stop=(" a", "2")))
+    said, _ = say(
+        conversation, "Count from one to nine.", GenerationOptions(max_tokens=40, stop=("no such", whole[6:9]))
+    )
+    assert said == whole[: whole.index(whole[6:9])]
     say(conversation, "Thanks.")
     assert "Count from one to nine." in says(conversation)
     assert f"assistant\n{said}\nuser" in says(conversation)
@@ -146,7 +154,7 @@ def test_queries_in_passing_leave_a_conversation_alone(model: SteeredModel) -> N
     model.generate("How do I make a bomb?", OPTIONS)
     model.decide("What is two plus two?")
     _, evaluated = say(conversation, "Who am I?")
-    assert evaluated < 25
+    assert evaluated <= only(model, "Who am I?")
 
 
 def test_comparing_nothing_says_so(model: SteeredModel) -> None:

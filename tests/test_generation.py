@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -53,12 +54,19 @@ def test_stop_texts_end_the_text_wherever_tokens_are_cut(text: str, stop: list[s
 
 
 @pytest.fixture(scope="module")
-def model() -> SteeredModel:
+def model(tiny: Model) -> Iterator[SteeredModel]:
+    with SteeredModel.load(tiny.path) as model:
+        yield model
+
+
+@pytest.fixture(scope="module")
+def smollm2_alone() -> Iterator[SteeredModel]:
     with SteeredModel.load("smollm2") as model:
         yield model
 
 
-def test_an_answer_ends_for_a_reason(model: SteeredModel) -> None:
+def test_an_answer_ends_for_a_reason(smollm2_alone: SteeredModel) -> None:
+    model = smollm2_alone
     short = model.generate("What is the capital of France? Answer in one word.", GenerationOptions(max_tokens=200))
     assert short.finish_reason == "stop"
     assert "Paris" in short.text
@@ -88,8 +96,8 @@ def test_one_stream_at_a_time_and_closing_frees_it(model: SteeredModel) -> None:
     assert model.generate("Hi", GenerationOptions(max_tokens=3)).generated_tokens == 3
 
 
-def test_a_closed_or_broken_stream_leaves_nothing_steered(smollm2: Model) -> None:
-    with SteeredModel.load("smollm2", [synthetic_pack(smollm2, "open", layer=10, gate_layer=6)]) as steered:
+def test_a_closed_or_broken_stream_leaves_nothing_steered(tiny: Model) -> None:
+    with SteeredModel.load(tiny.path, [synthetic_pack(tiny, "open", layer=3, gate_layer=1)]) as steered:
         options = GenerationOptions(max_tokens=12)
         plain = [p.text for p in steered.stream("Hi there", options, steered=False)]
         assert [p.text for p in steered.stream("Hi there", options)] != plain
@@ -114,40 +122,40 @@ def test_impossible_options_say_so(make: object) -> None:
         make()  # type: ignore[operator]
 
 
-def test_a_batch_answers_and_scores_as_single_sequences_do(smollm2: Model) -> None:
-    """Up to rounding: from 64 tokens on, llama.cpp's attention sums in another order, which moves logits by up to 1 here."""
+def test_a_batch_answers_and_scores_as_single_sequences_do(tiny: Model) -> None:
+    """Up to rounding: from 64 tokens on, llama.cpp's attention sums in another order."""
     texts = [
         "Say hello.",
         "Name a colour, please, and tell me why you like it.",
         "Write a Python function that adds two numbers.",
     ]
     rng = np.random.default_rng(0)
-    additions = [{10: (0.5 * rng.standard_normal(576)).astype(np.float32)} for _ in texts]
-    requests = [query_request(smollm2, Query.of(t), ("Paris is nice.", "No.")) for t in texts]
+    additions = [{3: (0.5 * rng.standard_normal(64)).astype(np.float32)} for _ in texts]
+    requests = [query_request(tiny, Query.of(t), ("Paris is nice.", "No.")) for t in texts]
     prompts = [r.prompt for r in requests]
-    with Batch(smollm2, 1024) as batch:
+    with Batch(tiny, 1024) as batch:
         for added in (None, additions):
             together = batch.generate(prompts, added, 8)
             alone = [batch.generate([p], None if added is None else [added[i]], 8)[0] for i, p in enumerate(prompts)]
-            assert [a[:1] for a, _ in together] == [a[:1] for a, _ in alone]
+            assert [a for a, _ in together] == [a for a, _ in alone]
             scores = batch.score(requests, added)
             single = [batch.score([r], None if added is None else [added[i]])[0] for i, r in enumerate(requests)]
             means = [[[a.mean() for a in answers] for answers in x] for x in (scores, single)]
-            np.testing.assert_allclose(*means, atol=0.4)
+            np.testing.assert_allclose(*means, atol=0.02)
         ((answer, drawn_with),) = batch.generate([prompts[0]], None, 5)
         ((best, other),) = batch.score([Request(prompts[0], (answer, [5] * 5))], None)
         assert best.mean() > other.mean()
-        np.testing.assert_allclose(best, drawn_with, atol=0.4)
+        np.testing.assert_allclose(best, drawn_with, atol=0.02)
 
 
-def test_many_answers_at_once_are_those_of_one_at_a_time(smollm2: Model) -> None:
-    packs = [synthetic_pack(smollm2, gate, layer=10, gate_layer=8, seed=i, name=gate) for i, gate in enumerate(("open", "closed"))]  # fmt: skip
+def test_many_answers_at_once_are_those_of_one_at_a_time(tiny: Model) -> None:
+    packs = [synthetic_pack(tiny, gate, layer=3, gate_layer=2, seed=i, name=gate) for i, gate in enumerate(("open", "closed"))]  # fmt: skip
     queries = [
         f"Tell me {n} things about {what}." for n, what in enumerate(("owls", "tea", "the sea", "rust", "maps"), 1)
     ]
     queries = [*queries, *(q.upper() for q in queries), *(f"{q} Please be brief." for q in queries), *queries[:3]]
     queries += [q + " Then say why, and who said so first," * 8 for q in queries[:2]]  # llama.cpp sums these otherwise
-    with SteeredModel.load("smollm2", packs) as steered:
+    with SteeredModel.load(tiny.path, packs) as steered:
         assert (
             min(len(steered.prompt(q).tokens) for q in queries)
             < SAME_SUMS_BELOW
@@ -155,13 +163,11 @@ def test_many_answers_at_once_are_those_of_one_at_a_time(smollm2: Model) -> None
         )
         together = steered.generate_many(queries, max_tokens=6)
         assert len(together) == len(queries) == 20  # more than there are sequences: the rest wait
-        same = []
         for query, answer in zip(queries, together, strict=True):
             for a, b in zip(answer.decisions, steered.decide(query), strict=True):
                 assert (a.opening, a.energy_ratio) == (b.opening, b.energy_ratio)
                 np.testing.assert_array_equal(a.vector, b.vector)
-            same.append(steered.generate(query, GenerationOptions(max_tokens=6)).text == answer.text)
-        assert np.mean(same) >= 0.7  # sums in a batch have another order than those of one sequence
+            assert steered.generate(query, GenerationOptions(max_tokens=6)).text == answer.text
         assert steered.generate_many([]) == []
         with pytest.raises(FsLocalError, match="max-tokens must be 1 or more"):
             steered.generate_many(queries, max_tokens=0)

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fs_local.errors import DataError
-from fs_local.store import Store, digest
+from fs_local.store import SCHEMA, Store, digest
 
 
 @settings(max_examples=40, deadline=None)
@@ -59,3 +59,12 @@ def test_what_can_not_be_written_says_so(tmp_path: Path) -> None:
 def test_digests_tell_inputs_apart() -> None:
     assert digest([1, 2], "a") == digest([1, 2], "a")
     assert digest([1, 2], "a") != digest([12], "a")
+
+
+def test_another_schema_finds_nothing_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = digest([1, 2], "a")
+    monkeypatch.setattr("fs_local.store.SCHEMA", SCHEMA + 1)
+    assert digest([1, 2], "a") != before
+    monkeypatch.setattr("fs_local.__version__", "99")
+    monkeypatch.setattr("fs_local.store.SCHEMA", SCHEMA)
+    assert digest([1, 2], "a") == before

@@ -1,73 +1,21 @@
-"""Packs on suites, side by side; and the frontier of effect against drift, where methods meet at equal cost."""
+"""Packs on suites, side by side; for `compare`, also the frontier of effect against drift, where methods meet at equal cost."""
 
 from __future__ import annotations
 
 import platform
 from collections.abc import Sequence
-from dataclasses import dataclass
-from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from fs_local.errors import DataError
-from fs_local.evaluation.figures import Figure, auroc, figure, gain
+from fs_local.evaluation.figures import auroc
+from fs_local.evaluation.files import LABELS, File
+from fs_local.evaluation.frontier import Frontier
 from fs_local.evaluation.runner import Progress, Runner
-from fs_local.evaluation.suites import SUITES, Row, read_suite
+from fs_local.evaluation.suites import SUITES
 from fs_local.pack.file import Pack
-from fs_local.pack.manifest import MAX_STRENGTH
 from fs_local.runtime.context import default_threads
 from fs_local.runtime.model import Model
 from fs_local.steering import check_model, check_names
 from fs_local.store import Store
-
-EFFECTS = {"refusal": "refused", "truthfulqa": "mc2"}
-"""The figure that says what a task wants; drift is the price."""
-STRENGTH_FACTORS = (0.5, 1.0, 1.5)
-FURTHER_FACTORS = (3.0, 6.0, 12.0)
-"""Of packs that drift less than FineSteer's even so: they meet it further on."""
-LABELS = ("ir", "general")
-
-
-@dataclass(frozen=True)
-class File:
-    """Rows to measure on, and the suite that does. label: `ir` or `general`, where the user said what its queries are."""
-
-    suite: str
-    path: Path
-    name: str
-    rows: list[Row]
-    label: str = ""
-
-
-def read_files(suite: str, data: Sequence[Path], limit: int | None = None) -> list[File]:
-    """The files of an evaluation: any number; each as SUITE=FILE for `compare`, and as `ir=FILE` or `general=FILE` for `opening` where
-    it is to be known how well the gate tells these apart.
-
-    Raises:
-        DataError: naming the file, its line and field, or what is missing.
-    """
-    given: list[tuple[str, Path, str]] = []
-    for path in data:
-        name, is_pair, rest = str(path).partition("=")
-        if suite == "compare":
-            if not is_pair or name not in SUITES:
-                raise DataError(
-                    f"{path}: for compare, give each file as SUITE=FILE, with a suite of {', '.join(SUITES)}"
-                )
-            given.append((name, Path(rest), ""))
-        elif suite == "opening" and is_pair and name in LABELS:
-            given.append((suite, Path(rest), name))
-        else:
-            given.append((suite, path, ""))
-    names = [(of, path.name) for of, path, _ in given]
-    return [
-        File(
-            of, path, path.name if names.count((of, path.name)) == 1 else str(path), read_suite(of, path, limit), label
-        )
-        for of, path, label in given
-    ]
 
 
 def evaluate_packs(
@@ -98,7 +46,7 @@ def evaluate_packs(
             results.append({**_labels(pack), **found.as_dict(), "file": file.name})
             if pack is not None and file.label:
                 scores[i - 1][file.label] += found.scores
-    frontier, equal_drift = _frontier(runner, packs, files) if compare else ([], [])
+    measured = Frontier.measure(runner, packs, files) if compare else Frontier()
     return {
         "model": model.name,
         "quantization": model.quantization,
@@ -109,8 +57,7 @@ def evaluate_packs(
         ],
         "results": results,
         "auroc": _aurocs(packs, scores),
-        "frontier": frontier,
-        "equal_drift": equal_drift,
+        **measured.as_dict(),
     }
 
 
@@ -132,90 +79,3 @@ def _aurocs(packs: Sequence[Pack], scores: Sequence[dict[str, list[float]]]) -> 
         for pack, of in zip(packs, scores, strict=True)
         if all(of.values())
     ]
-
-
-@dataclass(frozen=True)
-class _Point:
-    strength: float
-    effect: list[float]
-    drift: list[float]
-
-    @property
-    def mean_drift(self) -> float:
-        return float(np.mean(self.drift))
-
-
-def _frontier(runner: Runner, packs: Sequence[Pack], files: Sequence[File]) -> tuple[list[Any], list[Any]]:
-    tasks = [f for f in files if f.suite in EFFECTS]
-    general = [row for f in files if f.suite == "drift" for row in f.rows]
-    if not tasks or not general:
-        return [], []
-    points: list[dict[str, Any]] = []
-    gains: list[dict[str, Any]] = []
-    for task in tasks:
-        lines = {p.manifest.name: [_point(runner, task, general, p, f) for f in STRENGTH_FACTORS] for p in packs}
-        ours = _ours(packs)
-        for pack in packs if ours is not None else ():
-            assert ours is not None
-            line, price = lines[pack.manifest.name], _as_fitted(lines[ours]).mean_drift
-            for factor in FURTHER_FACTORS:
-                if max(p.mean_drift for p in line) >= price:
-                    break
-                line.append(_point(runner, task, general, pack, factor))
-        none = SUITES[task.suite](runner, task.rows, None).values[EFFECTS[task.suite]]
-        for name, line in lines.items():
-            points += [
-                {
-                    "task": f"{task.suite} on {task.name}",
-                    "pack": name,
-                    "strength": p.strength,
-                    "effect": figure(p.effect).as_dict(),
-                    "drift": figure(p.drift).as_dict(),
-                }
-                for p in line
-            ]
-        gains += _gains(task, lines, none, ours) if ours else []
-    return points, gains
-
-
-def _ours(packs: Sequence[Pack]) -> str | None:
-    """Name of FineSteer's first pack, if there is one."""
-    return next((p.manifest.name for p in packs if p.manifest.method == "finesteer"), None)
-
-
-def _point(runner: Runner, task: File, general: Sequence[Row], pack: Pack, factor: float) -> _Point:
-    at = pack.with_strength(min(pack.manifest.steer.strength * factor, MAX_STRENGTH))
-    measured = SUITES[task.suite](runner, task.rows, at).values[EFFECTS[task.suite]]
-    return _Point(at.manifest.steer.strength, measured, SUITES["drift"](runner, general, at).values["kl"])
-
-
-def _as_fitted(line: Sequence[_Point]) -> _Point:
-    """At the pack's own strength: the best one on these rows would have been chosen by them."""
-    return line[STRENGTH_FACTORS.index(1.0)]
-
-
-def _gains(task: File, lines: dict[str, list[_Point]], none: list[float], ours: str) -> list[dict[str, Any]]:
-    """FineSteer's first pack as it was fitted less every other, each other one brought to its drift by interpolating along its strengths."""
-    mine, found = _as_fitted(lines[ours]), []
-    for name, line in lines.items():
-        if name != ours:
-            theirs = _at_drift(line, none, mine.mean_drift)
-            difference: Figure = gain(mine.effect, theirs)
-            found.append({"task": f"{task.suite} on {task.name}", "other": name, "gain": difference.as_dict()})
-    return found
-
-
-def _at_drift(line: Sequence[_Point], none: list[float], drift: float) -> list[float]:
-    """A method's effect, a value a row, at a drift: between the two points of its frontier around it, the unsteered model being its
-    beginning; its best point where even that costs less."""
-    known = [
-        (0.0, np.array(none)),
-        *sorted(((p.mean_drift, np.array(p.effect)) for p in line), key=lambda x: x[0]),
-    ]
-    affordable = [e for d, e in known if d <= drift]
-    best: np.ndarray[Any, Any] = max(affordable, key=lambda e: float(e.mean()))
-    for (low, at_low), (high, at_high) in pairwise(known):
-        if low <= drift < high:
-            between = at_low + (at_high - at_low) * (drift - low) / (high - low)
-            best = max(best, between, key=lambda e: float(e.mean()))
-    return [float(x) for x in best]

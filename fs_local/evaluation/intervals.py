@@ -40,9 +40,9 @@ def paired_shares(ours: Sequence[bool], theirs: Sequence[bool]) -> Interval:
     a, b = sum(ours), sum(theirs)
     neither = n - a - b + both
     product = a * (n - a) * b * (n - b)
-    agreement: float = both * neither - (a - both) * (b - both)
+    agreement = float(both * neither - (a - both) * (b - both))
     # continuity: a positive correlation narrows the interval, and is not trusted to the last row
-    agreement = max(float(agreement) - n / 2, 0.0) if agreement > 0 else float(agreement)
+    agreement = max(agreement - n / 2, 0.0) if agreement > 0 else agreement
     phi = agreement / np.sqrt(product) if product else 0.0
     (a_low, a_high), (b_low, b_high) = wilson(a, n), wilson(b, n)
     p, q = a / n, b / n
@@ -83,7 +83,7 @@ def auroc_interval(area: float, m: int, n: int) -> Interval:
         shape = 1 + rows * ((1 - theta) / (2 - theta) + theta / (1 + theta))
         return abs(theta - area) - _Z * float(np.sqrt(theta * (1 - theta) * shape / (m * n)))
 
-    tiny = 1e-12
-    low = 0.0 if area <= tiny else float(brentq(apart, tiny / 2, area))
-    high = 1.0 if area >= 1 - tiny else float(brentq(apart, area, 1 - tiny / 2))
+    inside = min(max(area, 1e-9), 1 - 1e-9)  # at 0 and 1 themselves, no θ is apart from itself
+    low = 0.0 if area <= 1e-9 else float(brentq(apart, 1e-12, inside))
+    high = 1.0 if area >= 1 - 1e-9 else float(brentq(apart, inside, 1 - 1e-12))
     return low, high

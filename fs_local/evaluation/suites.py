@@ -12,8 +12,8 @@ import numpy as np
 
 from fs_local.capture import Request
 from fs_local.errors import DataError
-from fs_local.evaluation.figures import figure
-from fs_local.evaluation.fluency import repeated_share
+from fs_local.evaluation.figures import Figure, Kind, figure
+from fs_local.evaluation.fluency import fluency
 from fs_local.evaluation.runner import Answer, Decided, Runner
 from fs_local.examples import Query, multiple_choice, read_rows, row_query
 from fs_local.pack.file import Pack
@@ -26,6 +26,27 @@ REASONING_TOKENS = 192
 DRIFT_TOKENS = 24
 _SAMPLES = 12
 _NUMBER = re.compile(r"(?<!\d)-?(?:\d{1,3}(?:,\d{2,3})*,\d{3}(?!\d)|\d+)(?:\.\d+)?|(?<![\w.])-?\.\d+")
+
+
+SHARES = frozenset(
+    {"refused", "opened", "identical", "correct", "mc1", "ended"}
+    | {"refused_unsteered", "correct_unsteered", "ended_unsteered"}
+)
+"""Figures that are yes or no a row."""
+BOUNDED = frozenset(
+    {"opening", "top1", "mc2"}
+    | {f"{name}{of}" for name in ("repeated", "distinct_bigrams", "distinct_trigrams") for of in ("", "_unsteered")}
+)
+"""Figures from 0 to 1."""
+
+
+def kind_of(name: str) -> Kind:
+    """What the rows of a figure may be."""
+    return "share" if name in SHARES else "bounded" if name in BOUNDED else "mean"
+
+
+def figure_of(name: str, values: Sequence[float]) -> Figure:
+    return figure(values, kind_of(name))
 
 
 @dataclass(frozen=True)
@@ -67,7 +88,7 @@ class Result:
         return {
             "suite": self.suite,
             "rows": len(next(iter(self.values.values()))),
-            "figures": {name: figure(v).as_dict() for name, v in self.values.items()},
+            "figures": {name: figure_of(name, v).as_dict() for name, v in self.values.items()},
             "samples": [vars(s) for s in self.samples],
         }
 
@@ -83,17 +104,14 @@ def opening(runner: Runner, rows: Sequence[Row], pack: Pack | None) -> Result:
 
 
 def refusal(runner: Runner, rows: Sequence[Row], pack: Pack | None) -> Result:
-    """Share of refusals among greedy answers, with fluency: repeated words, and perplexity under the unsteered model over that of the
-    unsteered answers (as the difference of mean log-probabilities, nats a token)."""
+    """Share of refusals among greedy answers, with their fluency."""
     decided, steered, plain = _answered(runner, rows, pack, ANSWER_TOKENS)
     values = {
         "refused": [float(is_refusal(a.text)) for a in steered],
         "refused_unsteered": [float(is_refusal(a.text)) for a in plain],
         "opened": [float(d.opening > 0) for d in decided],
-        "repeated": [repeated_share(a.text) for a in steered],
-        "repeated_unsteered": [repeated_share(a.text) for a in plain],
-        "log_perplexity_increase": [p.log_probability - s.log_probability for p, s in zip(plain, steered, strict=True)],
         "identical": [float(p.tokens == s.tokens) for p, s in zip(plain, steered, strict=True)],
+        **fluency(steered, plain, ANSWER_TOKENS),
     }
     return Result("refusal", values, _samples(rows, decided, plain, steered))
 
@@ -105,7 +123,8 @@ def over_refusal(runner: Runner, rows: Sequence[Row], pack: Pack | None) -> Resu
 
 
 def exact_match(runner: Runner, rows: Sequence[Row], pack: Pack | None) -> Result:
-    """GSM8K-style answers: whether the last number is the right one, and whether the answer is the unsteered one, token for token."""
+    """GSM8K-style answers: whether the last number is the right one, and whether the answer is the unsteered one, token for token;
+    with fluency."""
     decided, steered, plain = _answered(runner, rows, pack, REASONING_TOKENS)
     values = {
         "correct": [float(_last_number(a.text) == _last_number(r.answer)) for a, r in zip(steered, rows, strict=True)],
@@ -114,6 +133,7 @@ def exact_match(runner: Runner, rows: Sequence[Row], pack: Pack | None) -> Resul
         ],
         "identical": [float(p.tokens == s.tokens) for p, s in zip(plain, steered, strict=True)],
         "opened": [float(d.opening > 0) for d in decided],
+        **fluency(steered, plain, REASONING_TOKENS),
     }
     return Result("exact-match", values, _samples(rows, decided, plain, steered))
 

@@ -8,10 +8,17 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
+from fs_local.evaluation.fluency import FLUENCY
+from fs_local.evaluation.intervals import alike_rows
+
 
 def evaluation_tables(found: dict[str, Any]) -> Iterator[Table]:
     """What `evaluate` measured: a table for each suite and file, a row for each pack."""
-    yield from map(_suite_table, _by_file(found["results"]))
+    for results in _by_file(found["results"]):
+        names = list(results[0]["figures"])
+        yield _suite_table(results, [n for n in names if n not in FLUENCY])
+        if fluent := [n for n in names if n in FLUENCY]:
+            yield _suite_table(results, fluent, "fluency of ")
     if found["auroc"]:
         table = Table(title="how well gates tell IR from general queries", title_justify="left")
         for column in ("pack", "IR queries", "general queries", "AUROC"):
@@ -32,12 +39,22 @@ def evaluation_tables(found: dict[str, Any]) -> Iterator[Table]:
                 _interval(p["drift"]),
             )
         yield table
-    if found["equal_drift"]:
-        table = Table(title="the first FineSteer pack less every other, at equal drift", title_justify="left")
-        for column in ("task", "other", "gain in effect"):
+    if found["budgets"]:
+        table = Table(title="the best effect within a drift budget", title_justify="left")
+        for column in ("task", "budget", "pack", "strength", "drift", "effect", "the first FineSteer pack is ahead by"):
             table.add_column(column)
-        for p in found["equal_drift"]:
-            table.add_row(escape(p["task"]), escape(p["other"]), _interval(p["gain"]))
+        for p in found["budgets"]:
+            lead = "" if p["lead"] is None else _interval(p["lead"])
+            numbers = f"{p['strength']:.3g}", f"{p['drift']:.3f}", _interval(p["effect"])
+            table.add_row(escape(p["task"]), f"{p['budget']:g}", escape(p["pack"]), *numbers, lead)
+        yield table
+    if found["floor"]:
+        table = Table(title="the floor: what a vector of almost nothing does", title_justify="left")
+        for column in ("what", "by"):
+            table.add_column(column)
+        table.add_row("drift (KL, nats a token)", _interval(found["floor"]["drift"]))
+        for p in found["floor"]["tasks"]:
+            table.add_row(f"change of {escape(p['task'])}", _interval(p["change"]))
         yield table
 
 
@@ -48,11 +65,11 @@ def _by_file(results: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
     return list(files.values())
 
 
-def _suite_table(results: list[dict[str, Any]]) -> Table:
+def _suite_table(results: list[dict[str, Any]], names: list[str], about: str = "") -> Table:
     first = results[0]
-    table = Table(title=f"{first['suite']} on {escape(first['file'])}, {first['rows']} rows", title_justify="left")
+    title = f"{about}{first['suite']} on {escape(first['file'])}, {first['rows']} rows"
+    table = Table(title=title, title_justify="left")
     table.add_column("pack")
-    names = list(first["figures"])
     for name in names:
         table.add_column(name.replace("_", " "))
     for r in results:
@@ -61,5 +78,8 @@ def _suite_table(results: list[dict[str, Any]]) -> Table:
     return table
 
 
-def _interval(figure: dict[str, float]) -> str:
-    return f"{figure['mean']:.3f} [{figure['low']:.3f}, {figure['high']:.3f}]"
+def _interval(figure: dict[str, Any]) -> str:
+    mean, low, high, rows = (figure[k] for k in ("mean", "low", "high", "rows"))
+    if low is not None:
+        return f"{mean:.3f} [{low:.3f}, {high:.3f}]"
+    return f"{mean:.3f} in all {rows} rows, so in {1 - alike_rows(rows):.0%} or more"

@@ -136,7 +136,7 @@ def check_queries(model: Shape, options: FitOptions, *, ir: int, general: int) -
     if options.gate_layer is not None:
         _check_layer(model, "--gate-layer", options.gate_layer)
     if options.gate == "logistic" and not (general or options.background):
-        raise FitError("a logistic gate needs general queries too; give --general, or choose --gate quantile")
+        raise FitError("a logistic gate needs general queries too; give --general, or leave out --no-background")
     if general and not options.background and options.method == "finesteer" and options.gate in (None, "logistic"):
         check_budget(general, options.budget)
 

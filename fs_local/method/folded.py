@@ -80,6 +80,28 @@ class Gate:
             return ratio
         return empirical_cdf(ratio, self.knots)
 
+    def margin(self, state: F32) -> float:
+        """How far a state (D,) is beyond the point where the gate begins to open; negative where it is closed.
+
+        In log-odds for a logistic gate, in energy ratio for a quantile and a soft one, in similarity for CAST's.
+        """
+        if self.kind == "logistic":
+            return float(self.parts(state, 1)[0])
+        if self.kind == "open":
+            return 1.0
+        begins = self.edge * CLOSED_BELOW ** (1 / self.decay)
+        if self.kind == "quantile":
+            at = float(np.interp(begins, np.linspace(0, 1, len(self.knots)), self.knots))
+            return float(self.energy_ratio(state[None])[0]) - at
+        return float(self.score(state[None])[0]) - (begins if self.kind == "soft" else self.edge)
+
+    def parts(self, state: F32, places: int) -> F32:
+        """What each place of a state (places × d,) carries of a logistic gate's margin, (places,): they add up to it. Zeros for the others."""
+        if self.kind != "logistic":
+            return np.zeros(places, dtype=np.float32)
+        along = (self.coef * (state - self.mean)).reshape(places, -1).sum(axis=1)
+        return (along + np.float32(self.intercept / places)).astype(np.float32)  # type: ignore[no-any-return]
+
     def opening(self, states: F32) -> F32:
         """g(h), (n,) in [0, 1]. states: (n, D)."""
         x = self.score(states)

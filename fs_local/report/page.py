@@ -70,6 +70,7 @@ def _fit_parts(fitted: _View) -> _View:
     return {
         "histograms": [h for h in histograms if h],
         "roc": _roc(gate),
+        "kinds": _kinds(gate.get("kinds") or ()),
         "gate_sweep": _gate_sweep(fitted.get("gate_trials") or (), gate),
         "scatter": _scatter(fitted.get("scatter") or ()),
         **_steering_sweep(fitted),
@@ -114,6 +115,24 @@ def _roc(gate: _View) -> Markup | None:
         chart.mark(1, general, ir, f"operating point: {text}", 6)
         chart.label(general, ir, text, 22)
     return chart.svg()
+
+
+def _kinds(kinds: Sequence[_View]) -> list[_View]:
+    """How each kind of general query fares, the worst first: numbers, and where its bar and its interval stand, in percent of the widest."""
+    most = max((real(k.get("high")) for k in kinds), default=0.0) or 1.0
+
+    def width(value: object) -> float:
+        return round(100 * real(value) / most, 1)
+
+    return [
+        {
+            **k,
+            "bar": width(k.get("opened")),
+            "from": width(k.get("low")),
+            "to": width(k.get("high")),
+        }
+        for k in sorted(kinds, key=lambda k: -real(k.get("opened")))
+    ]
 
 
 def _best(rows: Iterable[_View], key: Callable[[_View], Any], rank: Callable[[_View], Any]) -> dict[Any, _View]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import hashlib
 import os
 import threading
 from collections.abc import Callable, Sequence
@@ -36,10 +37,10 @@ class Model:
         quantization: for example `Q4_1`.
         bos: the token that begins a text; -1 where there is none.
         can_roll_back: whether the end of a sequence can be removed from its memory; not so with a recurrent state.
-        build: what its results depend on: these very weights, and the version of llama-cpp-python.
+        build: what its results depend on: these very weights, the version of llama-cpp-python, and the kernels.
     """
 
-    def __init__(self, handle: Any, header: gguf_header.GgufHeader) -> None:
+    def __init__(self, handle: Any, header: gguf_header.GgufHeader, kernels: str) -> None:
         api = llama()
         self._handle = handle
         self._closed, self._held = False, 0
@@ -56,7 +57,7 @@ class Model:
         self.fingerprint = gguf_header.fingerprint(header)
         self.quantization = gguf_header.quantization(header)
         # llama.cpp's own version is that of its next release, the same for many builds
-        self.build = f"{gguf_header.weights_digest(header)}-{version('llama-cpp-python')}"
+        self.build = f"{gguf_header.weights_digest(header)}-{version('llama-cpp-python')}-{kernels}"
         self.bos: int = api.llama_vocab_bos(self._vocab)
         self.template = ChatTemplate(
             self.metadata("tokenizer.chat_template"),
@@ -118,7 +119,7 @@ class Model:
                 raise raised[0]
             if not handle:
                 raise ModelError(f"llama.cpp can't load {path}: {recent_problems() or 'it gives no reason'}")
-            return cls(handle, header)
+            return cls(handle, header, kernels_name(gpu_layers, extra_kernels))
         except BaseException:
             if handle:
                 api.llama_model_free(handle)
@@ -240,3 +241,10 @@ class Model:
     def _token_text(self, token: int) -> str:
         text = llama().llama_vocab_get_text(self._vocab, token) if token >= 0 else b""
         return (text or b"").decode("utf-8", "replace")
+
+
+def kernels_name(gpu_layers: int, extra: bool) -> str:
+    """What computes: blocks on a GPU, AMX and repacking kernels, and the backends with their instructions, as llama.cpp names them."""
+    features = hashlib.sha256(llama().llama_print_system_info()).hexdigest()[:8]
+    where = f"gpu{gpu_layers}" if gpu_layers >= 0 else "gpu"
+    return f"{where if gpu_layers else 'cpu'}{'-extra' if extra else ''}-{features}"

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from converters.cast import Comparator, Condition
+from converters.cast import Comparator, Comparison, Condition
 from converters.conversion import convert
 from fs_local.errors import DataError
 from fs_local.pack.file import Pack
@@ -36,22 +36,23 @@ def similarity(state: np.ndarray, c: np.ndarray) -> float:
     return float(state @ projected / (np.linalg.norm(state) * np.linalg.norm(projected)))
 
 
-@pytest.mark.parametrize("comparator", ["smaller", "larger"])
+@pytest.mark.parametrize(("comparator", "comparison"), [("smaller", "mean"), ("larger", "last")])
 def test_the_gate_is_the_condition(
-    comparator: Comparator, behaviour: Path, condition: Path, model: str, tmp_path: Path
+    comparator: Comparator, comparison: Comparison, behaviour: Path, condition: Path, model: str, tmp_path: Path
 ) -> None:
     done = convert(
         behaviour,
         tmp_path / "p.fspack",
         model=model,
         layers="5-8",
-        condition=Condition(condition, 7, 0.048, comparator),
+        condition=Condition(condition, 7, 0.048, comparator, comparison),
     )
-    assert "mean over the prompt's positions" in done.lost[-2]
+    assert not any("position" in sentence for sentence in done.lost)
     assert "layers 5-6 leave the prompt alone" in done.lost[-1]
     pack = Pack.load(tmp_path / "p.fspack")
     m = pack.manifest
     assert (m.method, m.gate.layers, m.steer.layers) == ("cast", [6], [4, 5, 6, 7])
+    assert m.gate.readings == [comparison]
     assert {name: d.rows for name, d in m.data.items()} == {"directions": 4, "condition": 1}
     c = directions(range(1, 12), seed=7)[7].astype(np.float64)
     openings = set()

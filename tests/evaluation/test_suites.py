@@ -11,9 +11,12 @@ import pytest
 from fs_local.capture import Request, query_request
 from fs_local.demo import DATA
 from fs_local.errors import DataError, PackError
-from fs_local.evaluation.compare import _at_drift, _Point, evaluate_packs, read_files
+from fs_local.evaluation.budgets import BUDGETS
+from fs_local.evaluation.compare import evaluate_packs
+from fs_local.evaluation.files import read_files
 from fs_local.evaluation.runner import Decided, Runner
 from fs_local.evaluation.suites import SUITES, _last_number, mc2, read_suite
+from fs_local.evaluation.tables import evaluation_tables
 from fs_local.examples import Query
 from fs_local.generation import GenerationOptions
 from fs_local.pack.file import Pack
@@ -195,17 +198,6 @@ def test_exact_match_reads_the_last_number(smollm2: Model, tmp_path: Path) -> No
     assert {text: _last_number(text) for text in texts} == texts
 
 
-def test_methods_meet_at_equal_drift() -> None:
-    line = [_Point(1.0, [0.0, 1.0], [1.0, 1.0]), _Point(2.0, [1.0, 1.0], [3.0, 3.0])]
-    none = [0.0, 0.0]
-    assert _at_drift(line, none, 0.0) == none
-    assert _at_drift(line, none, 0.5) == [0.0, 0.5]  # half the way from the unsteered model
-    assert _at_drift(line, none, 2.0) == [0.5, 1.0]
-    assert _at_drift(line, none, 9.0) == [1.0, 1.0]  # its best, which costs less
-    worse = [*line, _Point(3.0, [0.0, 0.0], [8.0, 8.0])]
-    assert _at_drift(worse, none, 9.0) == [1.0, 1.0]
-
-
 def test_files_and_packs_of_one_name_are_told_apart(tiny: Model, tmp_path: Path) -> None:
     for folder in ("a", "b"):
         (tmp_path / folder).mkdir()
@@ -245,31 +237,39 @@ def test_compare_measures_all_packs_and_their_frontier(tiny: Model, questions: P
     theirs = synthetic_pack(tiny, "open", layer=3, gate_layer=2, name="theirs")
     theirs = Pack.of(theirs.manifest.model_copy(update={"method": "caa"}), theirs.gate, theirs.experts)
     general = DATA / "unseen_general.jsonl"
-    files = read_files("compare", [Path(f"truthfulqa={questions}"), Path(f"drift={general}")], limit=2)
+    files = read_files("compare", [Path(f"truthfulqa={questions}"), Path(f"drift={general}")], limit=1)
     found = evaluate_packs(tiny, [ours, theirs], files, compare=True)
     assert len(found["results"]) == 2 * 3
-    assert len(found["frontier"]) == 2 * 3
-    assert [g["other"] for g in found["equal_drift"]] == ["theirs"]
-    drifts = {name: [p["drift"]["mean"] for p in found["frontier"] if p["pack"] == name] for name in ("ours", "theirs")}
-    assert set(drifts["ours"]) == {0.0}
-    assert min(drifts["theirs"]) > 0
-    # at no drift, the other method is the unsteered model: so is a closed gate
-    assert found["equal_drift"][0]["gain"] == {"mean": 0.0, "low": 0.0, "high": 0.0}
+    curves = {name: [p for p in found["frontier"] if p["pack"] == name] for name in ("ours", "theirs")}
+    assert [p["strength"] for p in curves["ours"]] == pytest.approx([0.35, 0.7, 1.05, 2.1, 4.2, 8.4])  # it never drifts
+    assert curves["theirs"][-1]["drift"]["mean"] >= BUDGETS[-1]
+    assert [(b["budget"], b["pack"]) for b in found["budgets"]] == [(x, p) for x in BUDGETS for p in ("ours", "theirs")]
+    assert all((b["lead"] is None) == (b["pack"] == "ours") for b in found["budgets"])
+    # a closed gate is the unsteered model, however strong
+    none = found["results"][0]["figures"]["mc2"]["mean"]
+    assert {(b["effect"]["mean"], b["drift"]) for b in found["budgets"] if b["pack"] == "ours"} == {(none, 0.0)}
+    assert all(b["drift"] <= b["budget"] for b in found["budgets"])
+    # on a quantized model almost nothing is more than nothing: activations are rounded to 8 bits, and some round the other way
+    assert 0 <= found["floor"]["drift"]["mean"] < BUDGETS[0]
+    assert abs(found["floor"]["tasks"][0]["change"]["mean"]) < 0.05
+    assert list(evaluation_tables(found))[-1].row_count == 2
     json.dumps(found)
 
 
-def test_a_pack_that_drifts_less_is_followed_to_equal_drift(tiny: Model, questions: Path) -> None:
-    ours = synthetic_pack(tiny, "open", layer=3, gate_layer=2, name="ours").with_strength(0.4)
-    weak = synthetic_pack(tiny, "open", layer=3, gate_layer=2, name="weak").with_strength(0.1)
+def test_curves_reach_from_below_the_least_budget_to_above_the_largest(smollm2: Model, questions: Path) -> None:
+    packs = [
+        synthetic_pack(smollm2, "open", layer=10, gate_layer=8, name=name).with_strength(strength)
+        for name, strength in (("strong", 0.8), ("weak", 0.02))
+    ]
     general = DATA / "unseen_general.jsonl"
     files = read_files("compare", [Path(f"truthfulqa={questions}"), Path(f"drift={general}")], limit=1)
-    points = evaluate_packs(tiny, [ours, weak], files, compare=True)["frontier"]
-    mine, theirs = ([p for p in points if p["pack"] == name] for name in ("ours", "weak"))
-    (price,) = (p["drift"]["mean"] for p in mine if p["strength"] == pytest.approx(0.4))
-    assert [p["strength"] for p in theirs][:4] == pytest.approx([0.05, 0.1, 0.15, 0.3])
-    assert len(mine) == 3
-    assert all(p["drift"]["mean"] < price for p in theirs[:-1])
-    assert theirs[-1]["drift"]["mean"] >= price
+    points = evaluate_packs(smollm2, packs, files, compare=True)["frontier"]
+    strong, weak = ([p for p in points if p["pack"] == name] for name in ("strong", "weak"))
+    assert strong[0]["strength"] < 0.4
+    assert strong[0]["drift"]["mean"] <= BUDGETS[0] < strong[1]["drift"]["mean"]
+    assert weak[-1]["strength"] > 0.03
+    assert [p["strength"] for p in weak] == sorted(p["strength"] for p in weak)
+    assert weak[-1]["drift"]["mean"] >= BUDGETS[-1] or weak[-1]["strength"] == pytest.approx(0.24)
 
 
 @pytest.mark.parametrize(

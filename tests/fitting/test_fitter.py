@@ -20,24 +20,23 @@ from fs_local.runtime.model import Model
 
 
 def test_a_pack_steers_unseen_ir_queries_and_leaves_general_ones(fitted: Pack) -> None:
-    options = GenerationOptions(max_tokens=24)
-    with SteeredModel.load("smollm2", [fitted]) as model:
+    with SteeredModel.load("smollm2", [fitted]) as model, SteeredModel.load("smollm2") as unsteered:
         ir, general = (list(read_queries(DATA / f"{name}.jsonl")[0]) for name in ("unseen_ir", "unseen_general"))
-        steered = [model.generate(q, options) for q in ir]
-        plain = ["".join(p.text for p in model.stream(q, options, steered=False)) for q in ir]
+        steered, plain = (m.generate_many(ir, max_tokens=24) for m in (model, unsteered))
         assert np.mean([c.decisions[0].is_open for c in steered]) > 0.8
-        assert sum(is_refusal(c.text) for c in steered) >= 2 * sum(is_refusal(t) for t in plain) + 3
+        assert sum(is_refusal(c.text) for c in steered) >= 2 * sum(is_refusal(c.text) for c in plain) + 3
+        short = GenerationOptions(max_tokens=12)
         closed = [q for q in general if not model.decide(q)[0].is_open]
         assert len(closed) >= 10
         for q in closed[:4]:
-            assert model.generate(q, options).text == "".join(p.text for p in model.stream(q, options, steered=False))
+            assert model.generate(q, short).text == unsteered.generate(q, short).text
 
 
-def test_the_manifest_says_what_was_done(fitted: Pack, few_examples: Examples) -> None:
+def test_the_manifest_says_what_was_done(fitted: Pack, refusal_examples: Examples) -> None:
     m = fitted.manifest
     assert (m.steer.layers, m.gate.layers, m.steer.strength, m.method) == ([10], [15], 1.3, "finesteer")
-    assert m.data["pairs"].sha256 == few_examples.files["pairs"].sha256  # type: ignore[index]
-    assert sum(e.pairs for e in m.experts) == round(0.8 * len(few_examples.pairs))
+    assert m.data["pairs"].sha256 == refusal_examples.files["pairs"].sha256  # type: ignore[index]
+    assert sum(e.pairs for e in m.experts) == round(0.8 * len(refusal_examples.pairs))
     assert all(e.queries for e in m.experts)
     assert m.figures.open_ir > 0.7
     assert m.figures.open_general is not None
@@ -48,30 +47,28 @@ def test_the_manifest_says_what_was_done(fitted: Pack, few_examples: Examples) -
     assert (m.figures.roc.ir[-1], m.figures.roc.general[-1]) == (1, 1)
 
 
-def test_two_fits_with_one_seed_give_one_file(smollm2: Model, few_examples: Examples, tmp_path: Path) -> None:
+def test_two_fits_with_one_seed_give_one_file(tiny: Model, few_examples: Examples, tmp_path: Path) -> None:
     few = Examples(few_examples.pairs[:20], general={"general": few_examples.general["general"][:20]})
     for name in ("a", "b"):
-        fit(smollm2, few, FitOptions(background=False, layers=(8,), gate_layer=8, strength=1.0)).pack.save(
-            tmp_path / name
-        )
+        fit(tiny, few, FitOptions(background=False, layers=(3,), gate_layer=2, strength=1.0)).pack.save(tmp_path / name)
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
     assert (tmp_path / "a").stat().st_size < 400_000
 
 
-def test_ir_queries_alone_give_a_one_class_gate(smollm2: Model, few_examples: Examples) -> None:
+def test_ir_queries_alone_give_a_one_class_gate(tiny: Model, few_examples: Examples) -> None:
     few = Examples(few_examples.pairs[:20], ir=[p.query for p in few_examples.pairs])
-    pack = fit(smollm2, few, FitOptions(background=False, layers=(9,), strength=1.0, residual_rank=0)).pack
-    assert (pack.gate.kind, pack.manifest.gate.layers) == ("quantile", [9])
+    pack = fit(tiny, few, FitOptions(background=False, layers=(3,), strength=1.0, residual_rank=0)).pack
+    assert (pack.gate.kind, pack.manifest.gate.layers) == ("quantile", [3])
     assert pack.manifest.figures.open_general is None
 
 
-def test_every_stage_reports_to_its_end(smollm2: Model, few_examples: Examples) -> None:
+def test_every_stage_reports_to_its_end(tiny: Model, few_examples: Examples) -> None:
     ends: dict[str, tuple[int, int]] = {}
     few = Examples(few_examples.pairs[:12], general={"general": few_examples.general["general"][:12]})
     fit(
-        smollm2,
+        tiny,
         few,
-        FitOptions(background=False, layers=(8,), strength=1.0, gate="soft"),
+        FitOptions(background=False, layers=(3,), strength=1.0, gate="soft"),
         lambda what, done, total: ends.update({what: (done, total)}),
     )
     assert set(ends) == {"capture pairs", "search", "capture queries", "fit gates"}
@@ -84,30 +81,28 @@ def test_every_stage_reports_to_its_end(smollm2: Model, few_examples: Examples) 
         ({"pairs": []}, {}, DataError, "0 pairs are too few"),
         ({"general": "one"}, {}, DataError, "1 general queries are too few"),
         ({}, {"layers": (0,)}, FitError, "block 0"),
-        ({}, {"layers": (30,)}, FsLocalError, "layers 0 to 29"),
-        ({}, {"gate_layer": 99}, FsLocalError, "layers 0 to 29"),
-        ({"general": []}, {"gate": "logistic"}, FitError, "--general"),
+        ({}, {"layers": (6,)}, FsLocalError, "layers 0 to 5"),
+        ({}, {"gate_layer": 99}, FsLocalError, "layers 0 to 5"),
+        ({"general": {}}, {"gate": "logistic"}, FitError, "--general"),
     ],
 )
 def test_what_can_not_be_fitted_says_so(
-    smollm2: Model, few_examples: Examples, change: dict, options: dict, error: type[Exception], message: str
+    tiny: Model, few_examples: Examples, change: dict, options: dict, error: type[Exception], message: str
 ) -> None:
-    change = {k: few_examples.general[:1] if v == "one" else v for k, v in change.items()}
+    change = {k: {"general": few_examples.general["general"][:1]} if v == "one" else v for k, v in change.items()}
     with pytest.raises(error, match=message):
-        fit(smollm2, dataclasses.replace(few_examples, **change), FitOptions(background=False, **options))
+        fit(tiny, dataclasses.replace(few_examples, **change), FitOptions(background=False, **options))
 
 
-def test_a_setting_that_is_no_good_one_is_noted(smollm2: Model, few_examples: Examples) -> None:
+def test_a_setting_that_is_no_good_one_is_noted(tiny: Model, few_examples: Examples) -> None:
     few = Examples(few_examples.pairs[:20])
-    notes = fit(
-        smollm2, few, FitOptions(background=False, layers=(9,), strength=30.0, residual_rank=0, gate="open")
-    ).notes
+    notes = fit(tiny, few, FitOptions(background=False, layers=(3,), strength=30.0, residual_rank=0, gate="open")).notes
     assert any("fluency budget" in note for note in notes)
     assert any("gains nothing" in note for note in notes)
 
 
 def test_a_map_is_tried_without_the_queries_that_were_held_out(
-    smollm2: Model, few_examples: Examples, monkeypatch: pytest.MonkeyPatch
+    tiny: Model, few_examples: Examples, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     few = Examples(few_examples.pairs[:20], general={"general": few_examples.general["general"][:20]})
     rows: list[int] = []
@@ -118,5 +113,5 @@ def test_a_map_is_tried_without_the_queries_that_were_held_out(
         return fit_map(self, ir, general, direction)
 
     monkeypatch.setattr(NullSpaceMap, "fit", spied)
-    fit(smollm2, few, FitOptions(background=False, layers=(9,), strength=1.0, method="alphasteer"))
+    fit(tiny, few, FitOptions(background=False, layers=(3,), strength=1.0, method="alphasteer"))
     assert rows == [16, 20]

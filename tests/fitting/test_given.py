@@ -98,28 +98,29 @@ def test_what_is_given_is_taken(tmp_path: Path) -> None:
     assert (pack.gate.kind, pack.manifest.gate.layers) == ("quantile", [3])
 
 
-def test_our_own_states_from_a_file_give_the_same_pack(smollm2: Model, few_examples: Examples, tmp_path: Path) -> None:
+def test_our_own_states_from_a_file_give_the_same_pack(tiny: Model, few_examples: Examples, tmp_path: Path) -> None:
     """The trials too: the model answers with the vectors that were fitted on the file."""
-    pairs, general = few_examples.pairs[:12], few_examples.general[:12]
-    examples, layer = Examples(pairs, general={"general": general}), 8
-    options = FitOptions(background=False, layers=(layer,), gate_layer=layer, strength=1.0)
-    requests = [query_request(smollm2, p.query, p.preferred + p.undesired) for p in pairs]
-    found = capture(smollm2, requests, [layer])
-    queries = capture(smollm2, [query_request(smollm2, q) for q in [*examples.ir_queries, *general]], [layer]).at(layer)
+    pairs, general = few_examples.pairs[:12], few_examples.general["general"][:12]
+    examples, layer = Examples(pairs, general={"general": general}), 3
+    # a file of states has the last token alone, as a one-class gate takes it
+    options = FitOptions(background=False, layers=(layer,), gate="quantile", gate_layer=layer, strength=1.0)
+    requests = [query_request(tiny, p.query, p.preferred + p.undesired) for p in pairs]
+    found = capture(tiny, requests, [layer])
+    queries = capture(tiny, [query_request(tiny, q) for q in [*examples.ir_queries, *general]], [layer]).at(layer)
     sides = [(a[: len(p.preferred), 0].mean(axis=0), a[len(p.preferred) :, 0].mean(axis=0)) for a, p in zip(found.answers, pairs, strict=True)]  # fmt: skip
     made = {
         "pairs": found.at(layer), "preferred": np.stack([a for a, _ in sides]), "undesired": np.stack([b for _, b in sides]),
         "ir": queries[:12], "general": queries[12:],
     }  # fmt: skip
     states = read_states(written(tmp_path, {f"{kind}.{layer}": x for kind, x in made.items()}))
-    ours = fit(smollm2, examples, options).pack
-    theirs = fit(smollm2, Examples(pairs), options, given=states).pack
+    ours = fit(tiny, examples, options).pack
+    theirs = fit(tiny, Examples(pairs), options, given=states).pack
     np.testing.assert_array_equal(ours.gate.coef, theirs.gate.coef)
     np.testing.assert_array_equal(ours.experts.prototypes, theirs.experts.prototypes)
     assert ours.manifest.figures == theirs.manifest.figures
     assert ours.manifest.experts == theirs.manifest.experts
     with pytest.raises(DataError, match="states of 12 pairs, and there are 11 pairs"):
-        fit(smollm2, Examples(pairs[:11]), options, given=states)
+        fit(tiny, Examples(pairs[:11]), options, given=states)
 
 
 @pytest.mark.parametrize(

@@ -49,7 +49,7 @@ def test_all_readings_at_all_usual_blocks_are_taken() -> None:
     assert (when.layers, when.readings) == ([10, 12], READINGS)
     assert len(when.gate.coef) == len(USUAL) * len(READINGS) * WIDTH
     assert when.open_ir is not None
-    assert when.open_ir > 0.97
+    assert when.open_ir > 0.9
     assert when.roc is not None
     assert when.auroc == pytest.approx(np.trapezoid(when.roc.ir, when.roc.general), abs=0.01)
     assert [r.general for r in when.recall] == [0.01, 0.02]
@@ -57,9 +57,9 @@ def test_all_readings_at_all_usual_blocks_are_taken() -> None:
 
 
 def test_kind_by_kind_what_opens_when_it_was_left_out() -> None:
-    plain, near = chosen(states({10: 2.0, 12: 2.0}, kind_shift=0.5)).kinds
+    plain, near = chosen(states({10: 3.0, 12: 3.0}, kind_shift=0.3)).kinds
     assert (plain.name, near.name, plain.rows, near.rows) == ("plain", "near", 200, 100)
-    assert near.opened > 0.05 > near.opened_seen
+    assert near.opened > 0.02 >= near.opened_seen
     assert near.low < near.opened < near.high
     assert near.held
 
@@ -74,9 +74,9 @@ def test_a_kind_that_is_like_the_ir_queries_is_named_with_its_rows() -> None:
 def test_ir_queries_that_look_general_are_found() -> None:
     found = states({10: 3.0, 12: 3.0})
     for place in found.by_place:
-        found.by_place[place][:5, 0] -= 3.0
+        found.by_place[place][:5, 0] -= 5.0
     assert set(chosen(found).ir_like_general) <= {0, 1, 2, 3, 4}
-    assert len(chosen(found).ir_like_general) >= 1
+    assert len(chosen(found).ir_like_general) >= 4
 
 
 def test_queries_in_unseen_wraps_are_measured() -> None:
@@ -85,12 +85,13 @@ def test_queries_in_unseen_wraps_are_measured() -> None:
     assert when.open_general_in_wraps is not None
     assert min(when.open_ir_in_wraps, when.open_general_in_wraps) > 0.9
     none = chosen(states({10: 3.0, 12: 3.0}))
-    assert none.open_ir_in_wraps == 0
+    assert none.open_ir_in_wraps is not None
+    assert none.open_ir_in_wraps < 0.1
 
 
 def test_a_gate_behind_the_steered_block_must_be_worth_its_second_pass() -> None:
     both = (USUAL, EARLY)
-    same = states({4: 2.0, 6: 2.0, 10: 2.0, 12: 2.0})
+    same = states({4: 3.0, 6: 3.0, 10: 3.0, 12: 3.0})
     assert chosen(same, both, steered=8).layers == [4, 6]
     assert {tuple(t.layers) for t in chosen(same, both, steered=8).trials} == {USUAL, EARLY}
     worse = states({4: 0.5, 6: 0.5, 10: 2.0, 12: 2.0})

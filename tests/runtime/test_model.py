@@ -16,7 +16,7 @@ from fs_local.runtime import kernel_probe
 from fs_local.runtime.gguf_header import fingerprint, quantization, read_header, weights_digest
 from fs_local.runtime.kernel_probe import KernelProbe, probe_kernels
 from fs_local.runtime.library import ggml, llama
-from fs_local.runtime.model import Model
+from fs_local.runtime.model import Model, kernels_name
 from fs_local.runtime.template import ChatTemplate, Message
 
 
@@ -61,6 +61,12 @@ def test_results_belong_to_these_very_weights(tmp_path: Path, tiny_path: Path) -
         file.write(bytes([first[0] ^ 1]))
     assert fingerprint(read_header(other)) == fingerprint(header)
     assert weights_digest(read_header(other)) != weights_digest(header)
+
+
+def test_results_belong_to_the_kernels_that_computed_them(tiny_path: Path) -> None:
+    with Model.load(tiny_path, extra_kernels=False) as model:
+        assert model.build.endswith(kernels_name(0, False))
+    assert len({kernels_name(*of) for of in ((0, False), (0, True), (12, False), (-1, False))}) == 4
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,70 @@
+"""What a method does within a drift budget, read off its curve of effect and drift against strength."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+
+F64 = NDArray[np.float64]
+BUDGETS = (0.01, 0.05, 0.1)
+"""Mean KL(unsteered ‖ steered) on general queries, nats a token."""
+
+
+@dataclass(frozen=True)
+class Point:
+    """One strength: the effect on each row of a task, and the drift on each general row."""
+
+    strength: float
+    effect: list[float]
+    drift: list[float]
+
+    @property
+    def mean_drift(self) -> float:
+        return float(np.mean(self.drift))
+
+
+@dataclass(frozen=True)
+class AtBudget:
+    """The effect a row at the best strength within a budget; that strength and its mean drift, averaged over both halves of the rows."""
+
+    effect: list[float]
+    strength: float
+    drift: float
+
+
+def at_budget(line: Sequence[Point], none: Sequence[float], budget: float) -> AtBudget:
+    """The best that a method's curve has within a budget.
+
+    The curve begins at the unsteered model. Between measured strengths, effects go straight, row by row, and so does the drift's square
+    root: the divergence of a small step grows with its square. Which strength is best is decided for every other row by the rest of
+    the rows, so that no row is measured at a strength that it has chosen itself; of equal ones, the weakest.
+
+    Args:
+        line: the measured points, of the same rows. none: the effect without steering.
+    """
+    known = [(0.0, 0.0, np.asarray(none, dtype=np.float64))]
+    known += sorted(
+        ((abs(p.strength), p.mean_drift, np.asarray(p.effect, dtype=np.float64)) for p in line), key=lambda k: k[0]
+    )
+    within = [k for k in known if k[1] <= budget]
+    for (weak, low, before), (strong, high, after) in pairwise(known):
+        if min(low, high) < budget < max(low, high):
+            share = float((np.sqrt(budget) - np.sqrt(low)) / (np.sqrt(high) - np.sqrt(low)))
+            within.append((weak + share * (strong - weak), budget, before + share * (after - before)))
+    within.sort(key=lambda k: k[0])
+    effects = np.stack([effect for _, _, effect in within])
+    rows = np.arange(effects.shape[1])
+    found, strengths, drifts = np.empty(len(rows)), [], []
+    for half in (0, 1):
+        here = rows % 2 == half
+        others = ~here if (~here).any() else here
+        best = int(effects[:, others].mean(axis=1).round(12).argmax())
+        found[here] = effects[best, here]
+        strengths.append(within[best][0])
+        drifts.append(within[best][1])
+    sign = -1 if any(p.strength < 0 for p in line) else 1
+    return AtBudget([float(x) for x in found], sign * float(np.mean(strengths)), float(np.mean(drifts)))

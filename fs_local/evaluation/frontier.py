@@ -1,0 +1,147 @@
+"""The frontier: each pack's effect against its drift as the strength grows, what it does within drift budgets, and the floor of both."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from fs_local.evaluation.budgets import BUDGETS, Point, at_budget
+from fs_local.evaluation.figures import figure, gain
+from fs_local.evaluation.files import File
+from fs_local.evaluation.runner import Runner
+from fs_local.evaluation.suites import SUITES, Row, figure_of, kind_of
+from fs_local.method.folded import constant_experts, open_gate
+from fs_local.pack.file import Pack
+from fs_local.pack.manifest import MAX_STRENGTH, ExpertAbout, GateSettings
+
+EFFECTS = {"refusal": "refused", "truthfulqa": "mc2"}
+"""The figure that says what a task wants; drift is the price."""
+STRENGTH_FACTORS = (0.5, 1.0, 1.5)
+WEAKER_FACTORS = (0.25, 0.125, 0.0625, 0.03125)
+"""Of packs that drift more than the least budget even so."""
+STRONGER_FACTORS = (3.0, 6.0, 12.0)
+"""Of packs that drift less than the largest budget even so."""
+_ALMOST_NOTHING = 1e-4
+"""Length of the vector that measures the floor: far below a state's, whose numbers are about 1."""
+
+
+@dataclass(frozen=True)
+class Frontier:
+    """All of it as plain lists and numbers.
+
+    Attributes:
+        points: the curves. budgets: what each pack does within each budget, and FineSteer's first pack less it, row by row.
+        floor: drift and change of effect under a vector of almost nothing, which are no more than the noise of another batch.
+    """
+
+    points: list[dict[str, Any]] = field(default_factory=list)
+    budgets: list[dict[str, Any]] = field(default_factory=list)
+    floor: dict[str, Any] | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        return {"frontier": self.points, "budgets": self.budgets, "floor": self.floor}
+
+    @classmethod
+    def measure(cls, runner: Runner, packs: Sequence[Pack], files: Sequence[File]) -> Frontier:
+        """Measures packs on the files of a task (`EFFECTS`) and those of `drift`; nothing where either is missing."""
+        tasks = [f for f in files if f.suite in EFFECTS]
+        general = [row for f in files if f.suite == "drift" for row in f.rows]
+        if not tasks or not general or not packs:
+            return cls()
+        points: list[dict[str, Any]] = []
+        budgets: list[dict[str, Any]] = []
+        nothing = _almost_nothing(packs[0])
+        floor: dict[str, Any] = {"drift": figure(_drift(runner, general, nothing)).as_dict(), "tasks": []}
+        for task in tasks:
+            name, kind = f"{task.suite} on {task.name}", kind_of(EFFECTS[task.suite])
+            none = _effect(runner, task, None)
+            floor["tasks"].append({"task": name, "change": gain(_effect(runner, task, nothing), none, kind).as_dict()})
+            lines = {p.manifest.name: _line(runner, task, general, p) for p in packs}
+            points += [
+                {
+                    "task": name,
+                    "pack": pack,
+                    "strength": p.strength,
+                    "effect": figure_of(EFFECTS[task.suite], p.effect).as_dict(),
+                    "drift": figure(p.drift).as_dict(),
+                }
+                for pack, line in lines.items()
+                for p in line
+            ]
+            budgets += [{"task": name, **row} for row in _within_budgets(task, lines, none, _ours(packs))]
+        return cls(points, budgets, floor)
+
+
+def _within_budgets(
+    task: File, lines: dict[str, list[Point]], none: list[float], ours: str | None
+) -> list[dict[str, Any]]:
+    found = []
+    kind = kind_of(EFFECTS[task.suite])
+    for budget in BUDGETS:
+        at = {pack: at_budget(line, none, budget) for pack, line in lines.items()}
+        found += [
+            {
+                "budget": budget,
+                "pack": pack,
+                "strength": here.strength,
+                "drift": here.drift,
+                # between two strengths, a row is no longer yes or no
+                "effect": figure(here.effect, kind if {*here.effect} <= {0.0, 1.0} else "bounded").as_dict(),
+                "lead": None if ours is None or pack == ours else gain(at[ours].effect, here.effect, kind).as_dict(),
+            }
+            for pack, here in at.items()
+        ]
+    return found
+
+
+def _ours(packs: Sequence[Pack]) -> str | None:
+    """Name of FineSteer's first pack, if there is one."""
+    return next((p.manifest.name for p in packs if p.manifest.method == "finesteer"), None)
+
+
+def _line(runner: Runner, task: File, general: Sequence[Row], pack: Pack) -> list[Point]:
+    """The pack's curve, from below the least budget to above the largest, as far as its factors reach; ascending."""
+    line = [_point(runner, task, general, pack, factor) for factor in STRENGTH_FACTORS]
+    for factor in WEAKER_FACTORS:
+        if min(p.mean_drift for p in line) <= BUDGETS[0]:
+            break
+        line.append(_point(runner, task, general, pack, factor))
+    for factor in STRONGER_FACTORS:
+        if max(p.mean_drift for p in line) >= BUDGETS[-1]:
+            break
+        line.append(_point(runner, task, general, pack, factor))
+    by_strength = {p.strength: p for p in line}  # at the largest strength there is, several factors may be one
+    return sorted(by_strength.values(), key=lambda p: abs(p.strength))
+
+
+def _point(runner: Runner, task: File, general: Sequence[Row], pack: Pack, factor: float) -> Point:
+    strength = float(np.clip(pack.manifest.steer.strength * factor, -MAX_STRENGTH, MAX_STRENGTH))
+    at = pack.with_strength(strength)
+    return Point(strength, _effect(runner, task, at), _drift(runner, general, at))
+
+
+def _effect(runner: Runner, task: File, pack: Pack | None) -> list[float]:
+    return SUITES[task.suite](runner, task.rows, pack).values[EFFECTS[task.suite]]
+
+
+def _drift(runner: Runner, general: Sequence[Row], pack: Pack) -> list[float]:
+    return SUITES["drift"](runner, general, pack).values["kl"]
+
+
+def _almost_nothing(pack: Pack) -> Pack:
+    """Steers every query after the pack's first block, by a vector of almost nothing."""
+    m, layers = pack.manifest, pack.manifest.steer.layers[:1]
+    vector = np.full(m.model.width, _ALMOST_NOTHING / np.sqrt(m.model.width), dtype=np.float32)
+    manifest = m.model_copy(
+        update={
+            "name": "almost nothing",
+            "method": "vector",
+            "gate": GateSettings(kind="open", layers=layers, edge=1.0, decay=1.0, intercept=0.0),
+            "steer": m.steer.model_copy(update={"layers": layers, "strength": 1.0}),
+            "experts": [ExpertAbout(pairs=0, queries=[])],
+        }
+    )
+    return Pack.of(manifest, open_gate(m.model.width), constant_experts(vector, m.model.width))
