@@ -19,7 +19,7 @@ export function meters(message) {
   }));
 }
 
-const margin = (d) => (d.margin === undefined ? "" : `, margin ${d.margin >= 0 ? "+" : "−"}${Math.abs(d.margin).toFixed(3)}`);
+const margin = (d) => (d.margin === undefined ? "" : `, margin ${d.margin >= 0 ? "+" : "−"}${Math.abs(d.margin).toFixed(2)}`);
 
 const READINGS = { last: "the last token", user_last: "the last token of your text", user_mean: "the mean over your text", mean: "the mean over the prompt" };
 
@@ -27,7 +27,7 @@ function why(d) {
   const pack = state.packs.find((p) => p.name === d.pack);
   const facts = [
     ["Opening", `${d.opening.toFixed(3)}: ${d.open ? "the gate is open" : "the gate is closed, and the answer is the model's own"}`],
-    d.margin === undefined ? null : ["Margin", `${d.margin.toFixed(4)} ${d.margin >= 0 ? "above" : "below"} where the gate is fully open`],
+    d.margin === undefined ? null : ["Margin", `${Math.abs(d.margin).toFixed(3)} ${d.margin >= 0 ? "beyond" : "short of"} where the gate begins to open`],
     ["Energy ratio", d.energy_ratio.toFixed(3)],
     ["Strength", d.strength.toFixed(2)],
     ["Steers after", `block ${d.layers.join(", ")}`],

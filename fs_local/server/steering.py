@@ -10,6 +10,7 @@ from typing import Any
 from starlette.requests import Request as HttpRequest
 
 from fs_local.engine import Steer
+from fs_local.method.folded import CLOSED_BELOW
 from fs_local.server.backend import UNSTEERED, Backend
 from fs_local.server.errors import ApiError
 from fs_local.server.schemas_steering import Explain, Steering
@@ -78,12 +79,25 @@ def shown_decisions(backend: Backend, decisions: Iterable[Decision], explain: Ex
 
 
 def margin_to_threshold(gate: Any, decision: Decision) -> float | None:
-    """By how much the gate's score is over (under, negative) where the gate is fully open; None where the score is not known."""
+    """How far a query is beyond the point where the gate begins to open, negative where it is closed, as `Gate.margin`: in log-odds
+    for a logistic gate, in energy ratio for a quantile and a soft one. None where the engine did not say."""
+    begins = gate.edge * CLOSED_BELOW ** (1 / gate.decay) if gate.edge > 0 else gate.edge
+    if gate.kind == "quantile":
+        last = len(gate.knots) - 1
+        at = min(int(begins * last), last - 1)
+        low, high = float(gate.knots[at]), float(gate.knots[at + 1])
+        return float(decision.energy_ratio) - (low + (begins * last - at) * (high - low))
     score = float(getattr(decision, "score", math.nan))
-    if not math.isnan(score):
-        return None if gate.kind == "open" else score - gate.edge
-    threshold = gate.ratio_threshold
-    return None if threshold is None else float(decision.energy_ratio) - threshold
+    if gate.kind == "open" or math.isnan(score):
+        return None
+    if gate.kind == "logistic":
+        return _log_odds(score) - _log_odds(begins)
+    return score - (begins if gate.kind == "soft" else gate.edge)
+
+
+def _log_odds(share: float) -> float:
+    share = min(max(share, 1e-9), 1 - 1e-9)
+    return math.log(share / (1 - share))
 
 
 def shown_steering(backend: Backend, decisions: Iterable[Decision], explain: Explain) -> dict[str, Any]:
