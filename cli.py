@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 import typer
 
 if TYPE_CHECKING:
-    from converters.cast import Condition
     from fs_local.generation import GenerationOptions
+
+    from converters.cast import Condition
     from fs_local.steered_model import SteeredModel
 
 app = typer.Typer(
@@ -719,7 +720,9 @@ def serve(
     queue: Annotated[int, typer.Option(min=0, help="Requests that may wait; more get a 503.")] = 64,
     gpu_layers: GpuLayers = 0,
     threads: Threads = None,
-    open_page: Annotated[bool, typer.Option("--open", help="Show the page in the browser when the model is loaded.")] = False,
+    open_page: Annotated[
+        bool, typer.Option("--open", help="Show the page in the browser when the model is loaded.")
+    ] = False,
 ) -> None:
     """Serve a steered model over HTTP, as OpenAI's and Ollama's clients speak it, with a page for people at its address.
 
@@ -927,6 +930,7 @@ def _generation_options(
     stop: list[str] | None,
 ) -> GenerationOptions:
     from fs_local.generation import GenerationOptions
+
     from fs_local.runtime.sampling import SamplingOptions
 
     return GenerationOptions(

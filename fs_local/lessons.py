@@ -126,9 +126,7 @@ class Lessons:
     def change(self, name: str, id: int, row: Row) -> None:
         """Puts a row in another's place. Raises DataError: there is no such row."""
         with self._of(name) as db:
-            sql = (
-                "update example set kind = ?, messages = ?, preferred = ?, undesired = ? where lesson = ? and id = ?"
-            )
+            sql = "update example set kind = ?, messages = ?, preferred = ?, undesired = ? where lesson = ? and id = ?"
             if db.execute(sql, (*_columns(row), name, id)).rowcount == 0:
                 raise DataError(f"the lesson {name!r} has no row {id}")
 
@@ -206,9 +204,13 @@ def missing(rows: Sequence[Row]) -> list[str]:
     said = []
     if pairs or not ir:
         if len(pairs) < _MIN:
-            said.append(f"At least {_MIN - len(pairs)} more pairs: a fit begins with {_MIN}, and {_BETTER} or more do well.")
+            said.append(
+                f"At least {_MIN - len(pairs)} more pairs: a fit begins with {_MIN}, and {_BETTER} or more do well."
+            )
         elif wordings < _MIN:
-            said.append(f"At least {_MIN - wordings} of the pairs in another wording: the same query again teaches nothing.")
+            said.append(
+                f"At least {_MIN - wordings} of the pairs in another wording: the same query again teaches nothing."
+            )
         elif wordings < _BETTER:
             said.append(f"{_BETTER - wordings} more pairs with other queries would make it more certain.")
     if not pairs and 0 < ir < _MIN:
@@ -216,7 +218,9 @@ def missing(rows: Sequence[Row]) -> list[str]:
     elif not pairs and ir:
         said.append("Without pairs, these queries will be refused. Add pairs if something else is wanted.")
     if 0 < general < _MIN:
-        said.append(f"At least {_MIN - general} more queries that are not to be steered, or none: a few are too few to count.")
+        said.append(
+            f"At least {_MIN - general} more queries that are not to be steered, or none: a few are too few to count."
+        )
     return said
 
 

@@ -28,8 +28,8 @@ from rich.text import Text
 from fs_local.doctor import Diagnosis
 from fs_local.engine import Decision, Piece
 from fs_local.lessons import Row, Summary
-from fs_local.model_files import ModelOnDisk
 from fs_local.method.readings import Reading
+from fs_local.model_files import ModelOnDisk
 from fs_local.pack.file import Pack
 from fs_local.printable import printable
 

@@ -96,7 +96,9 @@ class Fits:
 
     def place(self, name: str, kind: str = "") -> Path:
         """The file of a pack (`kind` empty), of its `former` one, or of its `report`."""
-        slug = re.sub(r"[^A-Za-z0-9_-]+", "-", name)[:40].strip("-") + "-" + hashlib.sha256(name.encode()).hexdigest()[:8]
+        slug = (
+            re.sub(r"[^A-Za-z0-9_-]+", "-", name)[:40].strip("-") + "-" + hashlib.sha256(name.encode()).hexdigest()[:8]
+        )
         return self.folder / (f"{slug}.html" if kind == "report" else f"{slug}{kind and '.' + kind}.fspack")
 
     async def restore(self, name: str) -> None:
@@ -130,7 +132,16 @@ class Fits:
     async def _fit(self, fit: Fit, rows: Sequence[Row], work: Path) -> None:
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         output, report = work / "pack.fspack", work / "report.html"
-        arguments = [str(self._backend.path), "--name", fit.lesson, "-o", str(output), "--report", str(report), "--json"]
+        arguments = [
+            str(self._backend.path),
+            "--name",
+            fit.lesson,
+            "-o",
+            str(output),
+            "--report",
+            str(report),
+            "--json",
+        ]
         for option, path in write_examples(rows, work).items():
             arguments += [f"--{option}", str(path)]
         engine = self._backend.loaded_engine
@@ -148,7 +159,9 @@ class Fits:
         async for line in child.stderr:
             said = _heard(line.decode("utf-8", "replace").strip(), fit) or said
         if await child.wait() != 0:
-            raise FsLocalError(f"the fit failed, and the packs are as before: {said.removeprefix('fs-local: ') or 'it was ended'}")
+            raise FsLocalError(
+                f"the fit failed, and the packs are as before: {said.removeprefix('fs-local: ') or 'it was ended'}"
+            )
         await self._install(fit.lesson, output, report)
 
     async def _install(self, name: str, output: Path, report: Path) -> None:

@@ -36,7 +36,7 @@ class Begun(Strict):
     """A new conversation."""
 
     title: Title
-    messages: Messages = []
+    messages: Messages = Field(default_factory=list)
 
 
 class Change(Strict):

@@ -39,8 +39,8 @@ class NewRow(Strict):
 
     kind: Literal["pair", "ir", "general"]
     messages: Annotated[list[Turn], Field(min_length=1, max_length=MAX_MESSAGES)]
-    preferred: Annotated[list[Text], Field(max_length=100)] = []
-    undesired: Annotated[list[Text], Field(max_length=100)] = []
+    preferred: Annotated[list[Text], Field(max_length=100)] = Field(default_factory=list)
+    undesired: Annotated[list[Text], Field(max_length=100)] = Field(default_factory=list)
 
     def row(self) -> Row:
         """Raises DataError: an empty query or answer."""

@@ -13,7 +13,9 @@ from fs_local.server.requests import StrictRoute
 from fs_local.server.schemas_steering import Strict
 
 router = APIRouter(route_class=StrictRoute)
-_MARKDOWN = MarkdownIt("commonmark", {"html": False, "breaks": True}).enable(["table", "strikethrough"]).disable("image")
+_MARKDOWN = (
+    MarkdownIt("commonmark", {"html": False, "breaks": True}).enable(["table", "strikethrough"]).disable("image")
+)
 MAX_TEXTS, MAX_CHARACTERS = 500, 200_000
 
 

@@ -174,7 +174,9 @@ def test_corrections_become_a_lesson(page: Page, http: httpx.Client) -> None:
     expect(page.locator("table.rows tbody tr")).to_have_count(1)
     page.get_by_text("Import and export").click()
     rows = [json.dumps({"query": f"q{i}", "preferred": "a", "undesired": "b"}) for i in range(8)]
-    page.set_input_files("#import-file", {"name": "a.jsonl", "mimeType": "text/plain", "buffer": "\n".join(rows).encode()})
+    page.set_input_files(
+        "#import-file", {"name": "a.jsonl", "mimeType": "text/plain", "buffer": "\n".join(rows).encode()}
+    )
     page.get_by_role("button", name="Import", exact=True).click()
     expect(page.locator("table.rows tbody tr")).to_have_count(9)
     expect(page.locator("#fit")).to_be_enabled()

@@ -28,7 +28,10 @@ def test_the_pages_files_come_with_a_strict_policy(http: httpx.Client) -> None:
 
 def test_conversations_are_kept(http: httpx.Client, server: Server, own_data: Path) -> None:
     at = "/v1/page/conversations"
-    messages = [{"role": "user", "content": "hi", "decisions": []}, {"role": "assistant", "content": "ho", "better": "hello"}]
+    messages = [
+        {"role": "user", "content": "hi", "decisions": []},
+        {"role": "assistant", "content": "ho", "better": "hello"},
+    ]
     one = http.post(at, json={"title": "<b>one</b>", "messages": messages}).json()
     assert http.get(f"{at}/{one['id']}").json()["messages"] == messages
     changed = http.patch(f"{at}/{one['id']}", json={"version": 1, "title": "two"})
@@ -47,7 +50,12 @@ def test_conversations_are_kept(http: httpx.Client, server: Server, own_data: Pa
 
 @pytest.mark.parametrize(
     "body",
-    [{"title": ""}, {"title": "a", "messages": [{"role": "tool", "content": ""}]}, {"title": "a", "more": 1}, {"title": "a" * 201}],
+    [
+        {"title": ""},
+        {"title": "a", "messages": [{"role": "tool", "content": ""}]},
+        {"title": "a", "more": 1},
+        {"title": "a" * 201},
+    ],
 )
 def test_conversations_that_are_none(http: httpx.Client, body: dict[str, object]) -> None:
     assert http.post("/v1/page/conversations", json=body).status_code == 400
@@ -64,7 +72,10 @@ def test_lessons(http: httpx.Client) -> None:
     assert added["missing"][0].startswith("At least 7 more pairs")
     assert not added["can_fit"]
     empty = http.post(f"{there}/rows", json={**PAIR, "preferred": []})
-    assert (empty.status_code, empty.json()["error"]["message"]) == (400, "this row: `preferred` must be a text or a list of texts")
+    assert (empty.status_code, empty.json()["error"]["message"]) == (
+        400,
+        "this row: `preferred` must be a text or a list of texts",
+    )
     bad = http.post(f"{there}/import", json={"text": '{"query": "a"}\n{'})
     assert "line 1: `kind` must be" in bad.json()["error"]["message"]
     more = http.post(f"{there}/import", json={"text": '{"query": "a"}', "kind": "general"}).json()

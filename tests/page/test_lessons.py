@@ -38,7 +38,12 @@ def queries(kind: str, n: int) -> list[Row]:
 
 texts = st.text(min_size=1).filter(lambda t: t.strip() != "" and t.isprintable())
 rows = st.one_of(
-    st.builds(lambda q, p, u: Row("pair", Query.of(q), tuple(p), tuple(u)), texts, st.lists(texts, min_size=1), st.lists(texts, min_size=1)),
+    st.builds(
+        lambda q, p, u: Row("pair", Query.of(q), tuple(p), tuple(u)),
+        texts,
+        st.lists(texts, min_size=1),
+        st.lists(texts, min_size=1),
+    ),
     st.builds(lambda kind, q: Row(kind, Query.of(q)), st.sampled_from(["ir", "general"]), texts),
 )
 
@@ -96,7 +101,9 @@ def test_what_is_missing_is_said() -> None:
     assert missing(ten) == ["14 more pairs with other queries would make it more certain."]
     assert not can_fit([*ten, *queries("general", 3)])
     assert can_fit([*ten, *queries("general", 8)])
-    assert missing(queries("ir", 9)) == ["Without pairs, these queries will be refused. Add pairs if something else is wanted."]
+    assert missing(queries("ir", 9)) == [
+        "Without pairs, these queries will be refused. Add pairs if something else is wanted."
+    ]
     assert not can_fit([])
 
 
