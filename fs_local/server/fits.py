@@ -26,7 +26,7 @@ from fs_local.server.backend import Backend, ServedPack
 
 How = Literal["quick", "usual", "thorough"]
 COMMAND = (sys.executable, "-m", "cli", "fit")
-_NICE = 10
+_NICE = 10 if sys.platform != "win32" else psutil.BELOW_NORMAL_PRIORITY_CLASS
 _PATIENCE = 5.0
 """Seconds for a child to end when it is told to."""
 
@@ -153,7 +153,7 @@ class Fits:
             *self._command, *arguments, stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE, limit=1 << 20
         )
         with contextlib.suppress(psutil.Error):
-            psutil.Process(child.pid).nice(_NICE if sys.platform != "win32" else psutil.BELOW_NORMAL_PRIORITY_CLASS)
+            psutil.Process(child.pid).nice(_NICE)
         said = ""
         assert child.stderr is not None
         async for line in child.stderr:

@@ -81,7 +81,8 @@ def shown_decisions(backend: Backend, decisions: Iterable[Decision], explain: Ex
 def margin_to_threshold(gate: Any, decision: Decision) -> float | None:
     """How far a query is beyond the point where the gate begins to open, negative where it is closed, as `Gate.margin`: in log-odds
     for a logistic gate, in energy ratio for a quantile and a soft one. None where the engine did not say."""
-    begins = gate.edge * CLOSED_BELOW ** (1 / gate.decay) if gate.edge > 0 else gate.edge
+    edge = float(gate.edge)
+    begins = edge * CLOSED_BELOW ** (1 / float(gate.decay)) if edge > 0 else edge
     if gate.kind == "quantile":
         last = len(gate.knots) - 1
         at = min(int(begins * last), last - 1)
@@ -92,7 +93,7 @@ def margin_to_threshold(gate: Any, decision: Decision) -> float | None:
         return None
     if gate.kind == "logistic":
         return _log_odds(score) - _log_odds(begins)
-    return score - (begins if gate.kind == "soft" else gate.edge)
+    return score - (begins if gate.kind == "soft" else edge)
 
 
 def _log_odds(share: float) -> float:
