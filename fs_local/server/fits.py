@@ -26,7 +26,10 @@ from fs_local.server.backend import Backend, ServedPack
 
 How = Literal["quick", "usual", "thorough"]
 COMMAND = (sys.executable, "-m", "cli", "fit")
-_NICE = 10 if sys.platform != "win32" else psutil.BELOW_NORMAL_PRIORITY_CLASS
+if sys.platform == "win32":
+    _NICE = psutil.BELOW_NORMAL_PRIORITY_CLASS
+else:
+    _NICE = 10
 _PATIENCE = 5.0
 """Seconds for a child to end when it is told to."""
 
