@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.resources
 import json
 import re
 from pathlib import Path
@@ -247,6 +248,38 @@ def test_two_hundred_turns(page: Page, http: httpx.Client, server: Server) -> No
     http.post(AT, json={"title": "long", "messages": turns})
     page.reload()
     page.locator(".conversation .title").click()
-    expect(page.locator(".message.assistant strong").last).to_have_text("199")
+    expect(page.locator(".message.assistant strong").last).to_have_text("199", timeout=30_000)
     box = page.locator("#messages")
     assert box.evaluate("b => b.scrollHeight - b.scrollTop - b.clientHeight < 10")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [360, 1200])
+def test_axe_finds_nothing(chromium: Browser, server: Server, width: int, scheme: str) -> None:
+    context = chromium.new_context(viewport={"width": width, "height": 800}, color_scheme=scheme)  # type: ignore[arg-type]
+    page = context.new_page()
+    page.goto(server.address)
+    page.wait_for_selector("html[data-ready=yes]")
+    axe = importlib.resources.files("axe_playwright_python").joinpath("axe.min.js").read_text(encoding="utf-8")
+    page.evaluate(axe)
+
+    def violations() -> list[str]:
+        found = page.evaluate("axe.run()")["violations"]
+        return [f"{v['id']}: {v['nodes'][0]['html']}" for v in found]
+
+    assert violations() == []
+    page.check("#both")
+    ask(page, "do harm")
+    ask(page, "a plain question")
+    assert violations() == []
+    page.get_by_role("button", name="Why is refusal open?").first.click()
+    assert violations() == []
+    page.keyboard.press("Escape")
+    page.get_by_role("button", name="Should have said…").first.click()
+    page.fill("#better", "No.")
+    assert violations() == []
+    page.locator("#dialog form button.primary").click()
+    page.click("#show-lessons")
+    expect(page.locator("table.rows tbody tr")).to_have_count(1)
+    assert violations() == []
+    context.close()
