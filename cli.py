@@ -35,6 +35,7 @@ Packs = Annotated[
 GpuLayers = Annotated[int, typer.Option(help="Blocks to offload to a GPU; -1 for all.")]
 Threads = Annotated[Optional[int], typer.Option(min=1, help="Threads; by default the cores of this machine.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+LessonName = Annotated[str, typer.Argument(metavar="NAME", help="A lesson's name.")]
 System = Annotated[Optional[str], typer.Option(help="System message.")]
 MaxTokens = Annotated[int, typer.Option(help="Most tokens of an answer.")]
 Temperature = Annotated[
@@ -169,6 +170,9 @@ def fit(
     experts: Annotated[str, typer.Option(help="K: a number, or auto.")] = "auto",
     residual: Annotated[str, typer.Option(help="Rank of the residual: a number (0: none), or auto.")] = "auto",
     scope: Annotated[str, typer.Option(help="all (prompt and generation), or generation.")] = "all",
+    lesson: Annotated[
+        Optional[str], typer.Option(help="A lesson's name, in place of files; fs-local lesson list shows them.")
+    ] = None,
     seed: Seed = 0,
     gpu_layers: GpuLayers = 0,
     as_json: AsJson = False,
@@ -178,6 +182,8 @@ def fit(
     Example: fs-local fit model.gguf --ir harmful.jsonl --general general.jsonl -o refusal.fspack
 
     Example for any behaviour: fs-local fit model.gguf --pairs pairs.jsonl --general general.jsonl -o truthful.fspack
+
+    Example for corrections that were made in the page: fs-local fit model.gguf --lesson tone -o tone.fspack
 
     Example with states from PyTorch: fs-local fit model.gguf --states states.npz --layer 12 --strength 1.5 -o pack.fspack
     """
@@ -193,7 +199,7 @@ def fit(
 
     k = _number_or_auto("--experts", experts, int)
     options = FitOptions(
-        name=name or output.stem,
+        name=name or lesson or output.stem,
         method=_choice("--method", method, ("finesteer", "caa", "repe", "cast", "alphasteer")),
         layers=_numbers_or_auto("--layer", layer),
         gate_layer=_number_or_auto("--gate-layer", gate_layer, int),
@@ -208,17 +214,23 @@ def fit(
     )
     path = resolve_model(model)
     _check_outputs(output, report, inputs=[path, pairs, *(ir or []), *(general or []), openings, states])
-    if states is None:
+    if lesson is not None:
+        from fs_local.lessons import read_lesson_examples
+
+        if pairs or ir or general or openings or states:
+            raise typer.BadParameter("--lesson is in place of --pairs, --ir, --general, --openings and --states")
+        given, examples = None, read_lesson_examples(lesson, seed)
+    elif states is None:
         given, examples = None, read_examples(pairs, ir or [], general or [], openings, seed)
     else:
         given, examples = read_given(states, pairs, [*(ir or []), *(general or []), *([openings] if openings else [])])
     if given is not None and pairs is None:
-        with stages() as told:
+        with stages(as_json) as told:
             fitted = fit_untried(model_identity(path), given, options, told)
     else:
         with loading() as progress:
             loaded = Model.load(path, gpu_layers=gpu_layers, progress=progress)
-        with loaded, stages() as told:
+        with loaded, stages(as_json) as told:
             store = Store.for_model(loaded.build)
             fitted = fit_pack(loaded, examples, options, told, store, given)
     for note in fitted.notes:
@@ -636,6 +648,83 @@ def _condition(
     )
 
 
+lesson_app = typer.Typer(
+    help="Lessons: named sets of examples that grow out of corrections in the page.", no_args_is_help=True
+)
+app.add_typer(lesson_app, name="lesson")
+
+
+@lesson_app.command("list")
+def lesson_list(as_json: AsJson = False) -> None:
+    """List the lessons that are kept on this machine."""
+    from dataclasses import asdict
+
+    from fs_local.database import Database
+    from fs_local.lessons import Lessons
+    from fs_local.terminal import lessons_table, out
+
+    found = Lessons(Database()).all()
+    if as_json:
+        _print_json({"lessons": [asdict(summary) for summary in found]})
+    else:
+        out.print(lessons_table(found))
+
+
+@lesson_app.command("show")
+def lesson_show(name: LessonName, as_json: AsJson = False) -> None:
+    """Show a lesson's rows, what contradicts itself in them, and what is missing for a good fit."""
+    from fs_local.database import Database
+    from fs_local.lessons import Lessons, contradictions, missing
+    from fs_local.terminal import err, lesson_table, out
+
+    rows = Lessons(Database()).rows(name)
+    said = [*contradictions(rows), *missing(rows)]
+    if as_json:
+        _print_json({"name": name, "rows": [row.as_dict() for row in rows], "notes": said})
+        return
+    out.print(lesson_table(rows))
+    for sentence in said:
+        err.print(f"note: {sentence}", style="yellow", markup=False)
+
+
+@lesson_app.command("import")
+def lesson_import(
+    name: LessonName,
+    file: Annotated[Path, typer.Argument(help="JSONL or CSV, of pairs for example.")],
+    kind: Annotated[
+        Optional[str], typer.Option(help="pair, ir or general: what rows are that don't say it themselves.")
+    ] = None,
+) -> None:
+    """Add a file's rows to a lesson, which is made if it is not there.
+
+    Example: fs-local lesson import tone pairs.jsonl
+    """
+    from fs_local.database import Database
+    from fs_local.errors import DataError
+    from fs_local.lessons import KINDS, Lessons, read_lesson
+    from fs_local.terminal import out
+
+    given = None if kind is None else _choice("--kind", kind, KINDS)
+    try:
+        rows = read_lesson(file, file.read_bytes(), given)
+    except OSError as error:
+        raise DataError(f"{file} can't be read: {error.strerror}") from error
+    lessons = Lessons(Database())
+    if name not in [summary.name for summary in lessons.all()]:
+        lessons.create(name)
+    lessons.add(name, rows)
+    out.print(f"{name}: {len(rows)} rows more", markup=False, highlight=False)
+
+
+@lesson_app.command("export")
+def lesson_export(name: LessonName) -> None:
+    """Print a lesson as JSONL, for files of examples or for lesson import elsewhere."""
+    from fs_local.database import Database
+    from fs_local.lessons import Lessons, lesson_text
+
+    print(lesson_text(Lessons(Database()).rows(name)), end="")
+
+
 @app.command()
 def models(as_json: AsJson = False) -> None:
     """List the models on this machine that Ollama, LM Studio, Hugging Face, GPT4All or llama.cpp downloaded. Each name is a MODEL.
@@ -686,11 +775,16 @@ def serve(
     queue: Annotated[int, typer.Option(min=0, help="Requests that may wait; more get a 503.")] = 64,
     gpu_layers: GpuLayers = 0,
     threads: Threads = None,
+    open_page: Annotated[
+        bool, typer.Option("--open", help="Show the page in the browser when the model is loaded.")
+    ] = False,
 ) -> None:
-    """Serve a steered model over HTTP, as OpenAI's and Ollama's clients speak it.
+    """Serve a steered model over HTTP, as OpenAI's and Ollama's clients speak it, with a page for people at its address.
 
     Example: fs-local serve smollm2 --pack refusal.fspack
     """
+    import webbrowser
+
     from fs_local.model_files import resolve_model, served_name
     from fs_local.server.run import open_backend, serve_forever
     from fs_local.server.settings import ServerSettings
@@ -710,9 +804,13 @@ def serve(
         n_threads=threads,
         max_waiting=queue,
     )
-    serve_forever(
-        backend, settings, lambda address: err.print(serving_lines(address, backend.names()), highlight=False)
-    )
+
+    def ready(address: str) -> None:
+        err.print(serving_lines(address, backend.names()), highlight=False)
+        if open_page:
+            webbrowser.open(address)
+
+    serve_forever(backend, settings, ready)
 
 
 @app.command()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -26,6 +28,7 @@ from rich.text import Text
 
 from fs_local.doctor import Diagnosis
 from fs_local.engine import Decision, Piece
+from fs_local.lessons import Row, Summary
 from fs_local.method.readings import Reading
 from fs_local.model_files import ModelOnDisk
 from fs_local.pack.file import Pack
@@ -46,8 +49,11 @@ class _Rate(ProgressColumn):
 
 
 @contextmanager
-def stages() -> Iterator[Callable[[str, int, int], None]]:
-    """Progress bars, one a stage, on standard error; yields what a fit reports to."""
+def stages(as_json: bool = False) -> Iterator[Callable[[str, int, int], None]]:
+    """Progress bars, one a stage, on standard error; for programs, lines of JSON there. Yields what a fit reports to."""
+    if as_json:
+        yield _progress_line
+        return
     columns = [
         TextColumn("{task.description:<16}"),
         BarColumn(),
@@ -65,6 +71,10 @@ def stages() -> Iterator[Callable[[str, int, int], None]]:
             bars.update(tasks[what], completed=done, total=total)
 
         yield report
+
+
+def _progress_line(what: str, done: int, total: int) -> None:
+    print(json.dumps({"stage": what, "done": done, "total": total}), file=sys.stderr, flush=True)
 
 
 @contextmanager
@@ -361,6 +371,23 @@ def side_by_side(rows: Sequence[tuple[str, Decision, str, str]], title: str) -> 
             escape(unsteered),
             same,
         )
+    return table
+
+
+def lessons_table(lessons: Sequence[Summary]) -> Table:
+    """Lessons, with how many rows of each kind they have."""
+    table = Table("lesson", "pairs", "IR queries", "general queries")
+    for lesson in lessons:
+        table.add_row(escape(lesson.name), str(lesson.pair), str(lesson.ir), str(lesson.general))
+    return table
+
+
+def lesson_table(rows: Sequence[Row]) -> Table:
+    """A lesson's rows."""
+    table = Table("row", "kind", "query", "preferred", "undesired")
+    for row in rows:
+        texts = (row.query.text, " / ".join(row.preferred), " / ".join(row.undesired))
+        table.add_row(str(row.id), row.kind, *(escape(printable(text, 200)) for text in texts))
     return table
 
 

@@ -16,6 +16,7 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import Receive, Scope, Send
 
 import fs_local
+from fs_local.database import Database
 from fs_local.errors import FsLocalError
 from fs_local.server import (
     ollama,
@@ -24,6 +25,10 @@ from fs_local.server import (
     openai_completions,
     openai_responses,
     operation,
+    page_conversations,
+    page_fits,
+    page_lessons,
+    page_text,
     steering_compare,
     steering_decide,
     steering_packs,
@@ -32,6 +37,7 @@ from fs_local.server import (
 from fs_local.server.backend import Backend
 from fs_local.server.bodies import Bodies
 from fs_local.server.errors import ApiError, error_response, of_library, of_validation
+from fs_local.server.fits import Fits
 from fs_local.server.operation import Metrics, Watched
 from fs_local.server.security import Guard
 from fs_local.server.settings import ServerSettings
@@ -50,7 +56,7 @@ _STATUSES = {
 }
 PAGE = Path(fs_local.__file__).with_name("page")
 _CONTENT_SECURITY = (
-    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; font-src 'self'; connect-src 'self'; "
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; font-src 'self'; connect-src 'self'; frame-src 'self'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
 
@@ -66,6 +72,7 @@ def create_app(backend: Backend, settings: ServerSettings) -> FastAPI:
         responses={status: {"description": text} for status, text in _STATUSES.items()},
     )
     app.state.backend, app.state.metrics, app.state.started = backend, Metrics(), anyio.Event()
+    app.state.database, app.state.fits = Database(), Fits(backend)
     for part in (
         openai_chat,
         openai_completions,
@@ -77,6 +84,10 @@ def create_app(backend: Backend, settings: ServerSettings) -> FastAPI:
         steering_compare,
         tokens,
         operation,
+        page_conversations,
+        page_fits,
+        page_lessons,
+        page_text,
     ):
         app.include_router(part.router)
     if PAGE.is_dir():
@@ -120,6 +131,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
             group.start_soon(backend.unload_when_idle)
         yield
         group.cancel_scope.cancel()
+    await app.state.fits.cancel()
     await backend.close()
 
 

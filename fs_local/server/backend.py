@@ -90,10 +90,8 @@ class Backend:
         open_engine: Callable[[Sequence[Any]], EngineLike],
         idle: float | None = None,
     ) -> None:
-        if any(p.name in (UNSTEERED, _LATEST) for p in packs):
-            raise PackError(
-                f"a pack can't be called {UNSTEERED} or {_LATEST} here: model names end so; fit it under another --name"
-            )
+        for pack in packs:
+            self.check_name(pack.name)
         self.name, self.packs, self.idle = name, {p.name: p for p in packs}, idle
         self.created = int(time.time())
         self.stopping = False
@@ -109,6 +107,11 @@ class Backend:
     @property
     def is_loaded(self) -> bool:
         return self._engine is not None
+
+    @property
+    def path(self) -> Path:
+        """The model's file."""
+        return self._file.path
 
     @property
     def size(self) -> int:
@@ -240,6 +243,30 @@ class Backend:
             new.enabled, new.strength = old.enabled, old.strength
             self.packs[name] = new
             return new
+
+    async def put_pack(self, pack: ServedPack) -> None:
+        """Puts a pack into service, in the place of the one that has its name; requests under way end with the packs that they began with.
+
+        Raises:
+            PackError: a pack for another model, or of another scope than the others; the packs are then as before.
+        """
+        async with self._changing:
+            packs = {**self.packs, pack.name: pack}
+            if self._engine is not None:
+                await run_sync(self._engine.set_packs, [p.pack for p in packs.values()])
+                for each in packs.values():
+                    if each.strength is not None:
+                        self._engine.set_strength(each.name, each.strength)
+                    self._engine.enable(each.name, each.enabled)
+            self.packs = packs
+
+    @staticmethod
+    def check_name(name: str) -> None:
+        """Raises PackError: a pack can't be called so here."""
+        if name in (UNSTEERED, _LATEST):
+            raise PackError(
+                f"a pack can't be called {UNSTEERED} or {_LATEST} here: model names end so; fit it under another --name"
+            )
 
     def pack(self, name: str) -> ServedPack:
         """A pack by its name. Raises ApiError: 404."""

@@ -114,7 +114,7 @@ def needs_key(path: str) -> bool:
 
 def changes_packs(path: str, method: str) -> bool:
     """Whether a request changes what others get."""
-    return method not in ("GET", "HEAD", "OPTIONS") and path.startswith("/v1/steering/packs")
+    return method not in ("GET", "HEAD", "OPTIONS") and path.startswith(("/v1/steering/packs", "/v1/page/fits"))
 
 
 def _shown_key(headers: Headers) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
@@ -143,6 +144,10 @@ class FakeEngine:
     def replace_pack(self, pack: Any) -> None:
         self.strengths[pack.manifest.name] = pack.manifest.steer.strength
 
+    def set_packs(self, packs: Sequence[Any]) -> None:
+        self.packs, self.off = list(packs), set()
+        self.strengths = {p.manifest.name: p.manifest.steer.strength for p in packs}
+
     def close(self) -> None:
         self.closed = True
 
@@ -151,7 +156,7 @@ def pack_file(folder: Path, name: str = "refusal", strength: float = 1.5) -> Pat
     """A real pack, for no real model."""
     from tests.packs import describe, random_experts, random_gate, some_identity
 
-    path = folder / f"{name}.fspack"
+    path = folder / f"{re.sub(r'[^a-z]', '', name)}.fspack"
     gate, experts = random_gate("logistic", 64), random_experts(64)
     describe(
         gate, experts, some_identity(64), layers=[10], gate_layers=[8], strength=strength, scope="all", name=name
