@@ -66,7 +66,11 @@ def test_an_answer_depends_on_its_messages_alone(model: SteeredModel) -> None:
     conversation.steered = exact
     say(conversation, IR)
     assert conversation.decisions[0].is_open
-    answer, _ = say(conversation, GENERAL)
+    # a pack of the tiny model tells queries apart by their last token, whatever stands before it
+    for query in (GENERAL, "What is tea?", "How do I bake bread?", "Name a river.", "Tell me about the sea."):
+        answer, _ = say(conversation, query)
+        if not conversation.decisions[0].is_open:
+            break
     assert not conversation.decisions[0].is_open
     asked = model.engine.prompt(conversation.messages[:-1])
     stream = model.stream(asked, OPTIONS, steered=Steer(enabled=False, exact=True))

@@ -12,6 +12,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
+from starlette.routing import Match, Mount
 from starlette.staticfiles import StaticFiles
 from starlette.types import Receive, Scope, Send
 
@@ -115,6 +116,11 @@ class _Page(StaticFiles):
     """The page's own files, and nothing from anywhere else."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["method"] not in ("GET", "HEAD"):
+            whole = {**scope, "path": scope["path"], "root_path": ""}
+            routes = [r for r in scope["app"].routes if not isinstance(r, Mount)]
+            raise HTTPException(405 if any(r.matches(whole)[0] is Match.PARTIAL for r in routes) else 404)
+
         async def strict(message: Any) -> None:
             if message["type"] == "http.response.start":
                 message["headers"] = [*message["headers"], (b"content-security-policy", _CONTENT_SECURITY.encode())]
