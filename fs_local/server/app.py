@@ -116,10 +116,12 @@ class _Page(StaticFiles):
     """The page's own files, and nothing from anywhere else."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["method"] not in ("GET", "HEAD"):
-            whole = {**scope, "path": scope["path"], "root_path": ""}
-            routes = [r for r in scope["app"].routes if not isinstance(r, Mount)]
-            raise HTTPException(405 if any(r.matches(whole)[0] is Match.PARTIAL for r in routes) else 404)
+        if scope["type"] == "http":
+            others = (r for r in scope["app"].routes if not isinstance(r, Mount))
+            if any(r.matches({**scope, "root_path": ""})[0] is Match.PARTIAL for r in others):
+                raise HTTPException(405)
+            if scope["method"] not in ("GET", "HEAD"):
+                raise HTTPException(404)
 
         async def strict(message: Any) -> None:
             if message["type"] == "http.response.start":
