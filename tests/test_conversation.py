@@ -60,21 +60,15 @@ def test_each_turn_has_its_own_decision_and_what_was_steered_is_evaluated_again(
         assert fourth < 25
 
 
-def test_an_answer_depends_on_its_messages_alone(model: SteeredModel) -> None:
-    """After a steered turn, a closed turn has the tokens that the unsteered model gives to the same messages."""
-    conversation, exact = model.chat(), Steer(exact=True)
-    conversation.steered = exact
+def test_a_turn_after_a_steered_one_is_the_unsteered_models(model: SteeredModel, tiny_path: Path) -> None:
+    conversation = model.chat()
     say(conversation, IR)
     assert conversation.decisions[0].is_open
-    # a pack of the tiny model tells queries apart by their last token, whatever stands before it
-    for query in (GENERAL, "What is tea?", "How do I bake bread?", "Name a river.", "Tell me about the sea."):
-        answer, _ = say(conversation, query)
-        if not conversation.decisions[0].is_open:
-            break
-    assert not conversation.decisions[0].is_open
-    asked = model.engine.prompt(conversation.messages[:-1])
-    stream = model.stream(asked, OPTIONS, steered=Steer(enabled=False, exact=True))
-    assert "".join(p.text for p in stream) == answer
+    conversation.steered = Steer(enabled=False, exact=True)
+    answer, _ = say(conversation, GENERAL)
+    assert conversation._last is not None
+    with SteeredModel.load(tiny_path, n_ctx=1024) as fresh:
+        assert "".join(p.text for p in fresh.stream(*conversation._last)) == answer
 
 
 def test_a_first_turn_is_a_single_query(model: SteeredModel) -> None:
