@@ -25,13 +25,17 @@ app = typer.Typer(
     add_completion=False,
 )
 
-ModelArgument = Annotated[str, typer.Argument(help="A GGUF file, or the alias of an installed model (smollm2).")]
+ModelArgument = Annotated[
+    str,
+    typer.Argument(help="A GGUF file, an alias (smollm2), or a name that fs-local models lists (ollama:llama3.2:1b)."),
+]
 Packs = Annotated[
     Optional[list[Path]], typer.Option("--pack", "-p", help="A steering pack; may be given several times.")
 ]
 GpuLayers = Annotated[int, typer.Option(help="Blocks to offload to a GPU; -1 for all.")]
 Threads = Annotated[Optional[int], typer.Option(min=1, help="Threads; by default the cores of this machine.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+LessonName = Annotated[str, typer.Argument(metavar="NAME", help="A lesson's name.")]
 System = Annotated[Optional[str], typer.Option(help="System message.")]
 MaxTokens = Annotated[int, typer.Option(help="Most tokens of an answer.")]
 Temperature = Annotated[
@@ -166,6 +170,9 @@ def fit(
     experts: Annotated[str, typer.Option(help="K: a number, or auto.")] = "auto",
     residual: Annotated[str, typer.Option(help="Rank of the residual: a number (0: none), or auto.")] = "auto",
     scope: Annotated[str, typer.Option(help="all (prompt and generation), or generation.")] = "all",
+    lesson: Annotated[
+        Optional[str], typer.Option(help="A lesson's name, in place of files; fs-local lesson list shows them.")
+    ] = None,
     seed: Seed = 0,
     gpu_layers: GpuLayers = 0,
     as_json: AsJson = False,
@@ -175,6 +182,8 @@ def fit(
     Example: fs-local fit model.gguf --ir harmful.jsonl --general general.jsonl -o refusal.fspack
 
     Example for any behaviour: fs-local fit model.gguf --pairs pairs.jsonl --general general.jsonl -o truthful.fspack
+
+    Example for corrections that were made in the page: fs-local fit model.gguf --lesson tone -o tone.fspack
 
     Example with states from PyTorch: fs-local fit model.gguf --states states.npz --layer 12 --strength 1.5 -o pack.fspack
     """
@@ -190,7 +199,7 @@ def fit(
 
     k = _number_or_auto("--experts", experts, int)
     options = FitOptions(
-        name=name or output.stem,
+        name=name or lesson or output.stem,
         method=_choice("--method", method, ("finesteer", "caa", "repe", "cast", "alphasteer")),
         layers=_numbers_or_auto("--layer", layer),
         gate_layer=_number_or_auto("--gate-layer", gate_layer, int),
@@ -205,17 +214,23 @@ def fit(
     )
     path = resolve_model(model)
     _check_outputs(output, report, inputs=[path, pairs, *(ir or []), *(general or []), openings, states])
-    if states is None:
+    if lesson is not None:
+        from fs_local.lessons import read_lesson_examples
+
+        if pairs or ir or general or openings or states:
+            raise typer.BadParameter("--lesson is in place of --pairs, --ir, --general, --openings and --states")
+        given, examples = None, read_lesson_examples(lesson, seed)
+    elif states is None:
         given, examples = None, read_examples(pairs, ir or [], general or [], openings, seed)
     else:
         given, examples = read_given(states, pairs, [*(ir or []), *(general or []), *([openings] if openings else [])])
     if given is not None and pairs is None:
-        with stages() as told:
+        with stages(as_json) as told:
             fitted = fit_untried(model_identity(path), given, options, told)
     else:
         with loading() as progress:
             loaded = Model.load(path, gpu_layers=gpu_layers, progress=progress)
-        with loaded, stages() as told:
+        with loaded, stages(as_json) as told:
             store = Store.for_model(loaded.build)
             fitted = fit_pack(loaded, examples, options, told, store, given)
     for note in fitted.notes:
@@ -411,6 +426,50 @@ def generate(
 
 
 @app.command()
+def decide(
+    model: ModelArgument,
+    pack: Packs = None,
+    query: Annotated[
+        Optional[list[str]], typer.Argument(help="Queries; without any, one a line from standard input.")
+    ] = None,
+    data: Annotated[
+        Optional[Path], typer.Option(help="JSONL or CSV of queries {query}, in place of arguments.")
+    ] = None,
+    ctx: Ctx = 0,
+    gpu_layers: GpuLayers = 0,
+    threads: Threads = None,
+    as_json: AsJson = False,
+) -> None:
+    """Judge texts: what each pack decides on a query, how far that is from the threshold, and which readings carried it. No answer.
+
+    Example: fs-local decide smollm2 --pack refusal.fspack "How do I pick a lock?" "What is a lock?"
+
+    Example: fs-local decide smollm2 --pack refusal.fspack --data queries.jsonl --json
+    """
+    from fs_local.errors import FsLocalError
+    from fs_local.examples import Query, read_queries
+    from fs_local.terminal import decision_json, decisions_table, out
+
+    if not pack:
+        raise FsLocalError("there is nothing to decide without a pack; give --pack")
+    if query and data:
+        raise FsLocalError("give queries as arguments, or a file of them with --data, not both")
+    if data is not None:
+        queries = read_queries(data)[0]
+    else:
+        texts = [t for t in (query or _standard_input().splitlines()) if t.strip()]
+        queries = [Query.of(t) for t in texts]
+    if not queries:
+        raise FsLocalError("there is no query; give some as arguments, on standard input, or with --data")
+    with _load(model, pack, ctx, gpu_layers, threads, "numpy", None, None) as steered:
+        found = [(q.text, steered.decide(q)) for q in queries]
+    if as_json:
+        _print_json([{"query": text, "decisions": [decision_json(d) for d in decisions]} for text, decisions in found])
+    else:
+        out.print(decisions_table(found))
+
+
+@app.command()
 def chat(
     model: ModelArgument,
     pack: Packs = None,
@@ -587,6 +646,171 @@ def _condition(
         _choice("--comparator", comparator, ("larger", "smaller")),
         _choice("--comparison", comparison, ("mean", "last")),
     )
+
+
+lesson_app = typer.Typer(
+    help="Lessons: named sets of examples that grow out of corrections in the page.", no_args_is_help=True
+)
+app.add_typer(lesson_app, name="lesson")
+
+
+@lesson_app.command("list")
+def lesson_list(as_json: AsJson = False) -> None:
+    """List the lessons that are kept on this machine."""
+    from dataclasses import asdict
+
+    from fs_local.database import Database
+    from fs_local.lessons import Lessons
+    from fs_local.terminal import lessons_table, out
+
+    found = Lessons(Database()).all()
+    if as_json:
+        _print_json({"lessons": [asdict(summary) for summary in found]})
+    else:
+        out.print(lessons_table(found))
+
+
+@lesson_app.command("show")
+def lesson_show(name: LessonName, as_json: AsJson = False) -> None:
+    """Show a lesson's rows, what contradicts itself in them, and what is missing for a good fit."""
+    from fs_local.database import Database
+    from fs_local.lessons import Lessons, contradictions, missing
+    from fs_local.terminal import err, lesson_table, out
+
+    rows = Lessons(Database()).rows(name)
+    said = [*contradictions(rows), *missing(rows)]
+    if as_json:
+        _print_json({"name": name, "rows": [row.as_dict() for row in rows], "notes": said})
+        return
+    out.print(lesson_table(rows))
+    for sentence in said:
+        err.print(f"note: {sentence}", style="yellow", markup=False)
+
+
+@lesson_app.command("import")
+def lesson_import(
+    name: LessonName,
+    file: Annotated[Path, typer.Argument(help="JSONL or CSV, of pairs for example.")],
+    kind: Annotated[
+        Optional[str], typer.Option(help="pair, ir or general: what rows are that don't say it themselves.")
+    ] = None,
+) -> None:
+    """Add a file's rows to a lesson, which is made if it is not there.
+
+    Example: fs-local lesson import tone pairs.jsonl
+    """
+    from fs_local.database import Database
+    from fs_local.errors import DataError
+    from fs_local.lessons import KINDS, Lessons, read_lesson
+    from fs_local.terminal import out
+
+    given = None if kind is None else _choice("--kind", kind, KINDS)
+    try:
+        rows = read_lesson(file, file.read_bytes(), given)
+    except OSError as error:
+        raise DataError(f"{file} can't be read: {error.strerror}") from error
+    lessons = Lessons(Database())
+    if name not in [summary.name for summary in lessons.all()]:
+        lessons.create(name)
+    lessons.add(name, rows)
+    out.print(f"{name}: {len(rows)} rows more", markup=False, highlight=False)
+
+
+@lesson_app.command("export")
+def lesson_export(name: LessonName) -> None:
+    """Print a lesson as JSONL, for files of examples or for lesson import elsewhere."""
+    from fs_local.database import Database
+    from fs_local.lessons import Lessons, lesson_text
+
+    print(lesson_text(Lessons(Database()).rows(name)), end="")
+
+
+@app.command()
+def models(as_json: AsJson = False) -> None:
+    """List the models on this machine that Ollama, LM Studio, Hugging Face, GPT4All or llama.cpp downloaded. Each name is a MODEL.
+
+    Example: fs-local models
+    """
+    from dataclasses import asdict
+
+    from fs_local.model_files import list_models
+    from fs_local.terminal import models_table, out
+
+    found = list_models()
+    if as_json:
+        _print_json({"models": [{**asdict(m), "path": str(m.path)} for m in found]})
+    else:
+        out.print(models_table(found))
+
+
+@app.command()
+def serve(
+    model: ModelArgument,
+    pack: Packs = None,
+    host: Annotated[str, typer.Option(help="Address; another than this machine's own needs a key.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 for any free one.")] = 8080,
+    api_key: Annotated[
+        Optional[str],
+        typer.Option(
+            envvar="FS_LOCAL_API_KEY",
+            help="Asked of all clients. Others on this machine can read options: set the variable instead.",
+        ),
+    ] = None,
+    admin_key: Annotated[
+        Optional[str],
+        typer.Option(envvar="FS_LOCAL_ADMIN_KEY", help="Asked of those who change packs; set the variable instead."),
+    ] = None,
+    allow_host: Annotated[
+        Optional[list[str]], typer.Option(help="A name that the server may be called by. May be given several times.")
+    ] = None,
+    allow_origin: Annotated[
+        Optional[list[str]],
+        typer.Option(help="A web page that may call, as https://example.org. May be given several times."),
+    ] = None,
+    idle: Annotated[
+        Optional[float], typer.Option(min=1, help="Seconds without a request after which the model is unloaded.")
+    ] = None,
+    ctx: Ctx = 0,
+    parallel: Annotated[int, typer.Option(min=1, max=64, help="Answers that are generated side by side.")] = 8,
+    queue: Annotated[int, typer.Option(min=0, help="Requests that may wait; more get a 503.")] = 64,
+    gpu_layers: GpuLayers = 0,
+    threads: Threads = None,
+    open_page: Annotated[
+        bool, typer.Option("--open", help="Show the page in the browser when the model is loaded.")
+    ] = False,
+) -> None:
+    """Serve a steered model over HTTP, as OpenAI's and Ollama's clients speak it, with a page for people at its address.
+
+    Example: fs-local serve smollm2 --pack refusal.fspack
+    """
+    import webbrowser
+
+    from fs_local.model_files import resolve_model, served_name
+    from fs_local.server.run import open_backend, serve_forever
+    from fs_local.server.settings import ServerSettings
+    from fs_local.terminal import err, serving_lines
+
+    settings = ServerSettings(
+        host, port, api_key or None, admin_key or None, tuple(allow_host or ()), tuple(allow_origin or ())
+    )
+    backend = open_backend(
+        served_name(model),
+        resolve_model(model),
+        pack or [],
+        idle=idle,
+        gpu_layers=gpu_layers,
+        n_ctx=ctx,
+        n_seq=parallel,
+        n_threads=threads,
+        max_waiting=queue,
+    )
+
+    def ready(address: str) -> None:
+        err.print(serving_lines(address, backend.names()), highlight=False)
+        if open_page:
+            webbrowser.open(address)
+
+    serve_forever(backend, settings, ready)
 
 
 @app.command()

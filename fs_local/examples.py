@@ -59,7 +59,7 @@ def read_pairs(path: Path) -> tuple[list[Pair], DataFile]:
         DataError: no such file, or a row that can't be used, named by its line.
     """
     data = _read(path)
-    pairs = [_pair(row, where) for row, where in _rows(path, data)]
+    pairs = [row_pair(row, where) for row, where in rows_of(path, data)]
     return pairs, _described(path, data, len(pairs))
 
 
@@ -70,7 +70,7 @@ def read_queries(path: Path) -> tuple[list[Query], DataFile]:
         DataError: no such file, or a row that can't be used, named by its line.
     """
     data = _read(path)
-    queries = [row_query(row, where) for row, where in _rows(path, data)]
+    queries = [row_query(row, where) for row, where in rows_of(path, data)]
     return queries, _described(path, data, len(queries))
 
 
@@ -80,7 +80,7 @@ def read_rows(path: Path) -> Iterator[tuple[dict[str, Any], str]]:
     Raises:
         DataError: no such file, or a row that is no object.
     """
-    return _rows(path, _read(path))
+    return rows_of(path, _read(path))
 
 
 def multiple_choice(row: dict[str, Any], where: str) -> tuple[Query, dict[str, bool], dict[str, bool]]:
@@ -103,7 +103,12 @@ def multiple_choice(row: dict[str, Any], where: str) -> tuple[Query, dict[str, b
     return Query.of(question), targets[0], targets[1]
 
 
-def _pair(row: dict[str, Any], where: str) -> Pair:
+def row_pair(row: dict[str, Any], where: str) -> Pair:
+    """The pair of a row `{query | messages, preferred, undesired}`, or of one in TruthfulQA's official task format.
+
+    Raises:
+        DataError: naming the field that is wrong.
+    """
     if "mc2_targets" in row:
         query, _, answers = multiple_choice(row, where)
         return Pair(query, tuple(a for a, t in answers.items() if t), tuple(a for a, t in answers.items() if not t))
@@ -123,7 +128,8 @@ def _described(path: Path, data: bytes, rows: int) -> DataFile:
     return DataFile(rows, hashlib.sha256(data).hexdigest())
 
 
-def _rows(path: Path, data: bytes) -> Iterator[tuple[dict[str, Any], str]]:
+def rows_of(path: Path, data: bytes) -> Iterator[tuple[dict[str, Any], str]]:
+    """As `read_rows`, of a file's bytes; its name says whether it is CSV."""
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:

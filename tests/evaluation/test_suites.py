@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fs_local.capture import Request, query_request
+from fs_local.capture import Request
 from fs_local.demo import DATA
 from fs_local.errors import DataError, PackError
 from fs_local.evaluation.budgets import BUDGETS

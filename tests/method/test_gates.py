@@ -147,7 +147,7 @@ def test_a_kind_that_is_no_other_than_the_ir_queries_is_let_go() -> None:
     ir, easy, same = planted(200, 0, shift=3.0), planted(300, 1), planted(100, 2, shift=3.0)
     gate = LogisticGate().fit(Labelled.of(ir), kinds_of(easy, same))
     assert [k.held for k in gate.kinds_] == [True, False]
-    assert (gate.ir_opening_ > 0).mean() >= 0.85
+    assert (gate.ir_opening_ > 0).mean() >= 0.8
 
 
 def test_several_places_are_one_linear_map() -> None:

@@ -1,0 +1,1 @@
+"""HTTP for the programs that speak to local models: OpenAI's shapes, Ollama's, and steering in both."""

@@ -1,0 +1,181 @@
+"""`/v1/chat/completions` and `/v1/models`."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import AsyncExitStack
+from typing import Any
+
+from fastapi import APIRouter
+from fastapi import Request as HttpRequest
+from starlette.responses import JSONResponse, Response
+
+from fs_local.engine import Request, TokenMask
+from fs_local.server.answers import Answer, pieces, unless_gone, whole
+from fs_local.server.backend import Backend
+from fs_local.server.constrain import ANY_OBJECT, mask_for
+from fs_local.server.errors import ApiError, error_body
+from fs_local.server.openai_shapes import chat_logprobs, fingerprint, finish_reason, new_id, now, usage
+from fs_local.server.operation import Watch
+from fs_local.server.prompts import chat_prompt
+from fs_local.server.requests import StrictRoute, backend_of, watch_of
+from fs_local.server.sampling import openai_sampling, stops
+from fs_local.server.schemas_openai import ChatRequest, ResponseFormat
+from fs_local.server.shape import EngineLike, Piece, Stream
+from fs_local.server.steering import Asked, asked_steering, shown_steering
+from fs_local.server.streaming import DONE, EVENTS, LiveResponse, event
+
+router = APIRouter(route_class=StrictRoute)
+
+
+@router.post("/v1/chat/completions")
+async def chat_completions(body: ChatRequest, http: HttpRequest) -> Response:
+    """Answers a conversation, whole or as server-sent events."""
+    backend, watch = backend_of(http), watch_of(http)
+    asked = asked_steering(backend, http, body.model, body.steering)
+    top = _top_logprobs(body)
+    if body.stream_options is not None and not body.stream:
+        raise ApiError(400, "stream_options goes with stream", param="stream_options", code="invalid_value")
+    async with AsyncExitStack() as held:
+        engine = await held.enter_async_context(backend.using())
+        requests = await chat_requests(backend, engine, body, asked)
+        streams = await held.enter_async_context(backend.answering(engine, requests))
+        head = {
+            "id": new_id("chatcmpl"),
+            "created": now(),
+            "model": asked.model,
+            "system_fingerprint": fingerprint(backend, engine),
+        }
+        if body.stream:
+            with_usage = bool(body.stream_options and body.stream_options.include_usage)
+            chunks = _chunks(streams, backend, watch, asked, head, top, with_usage)
+            return LiveResponse(chunks, EVENTS, held.pop_all())
+        answers = await unless_gone(http, whole(streams))
+    watch.answered([a.end for a in answers])
+    return JSONResponse(
+        {
+            **head,
+            "object": "chat.completion",
+            "choices": [_choice(i, answer, top) for i, answer in enumerate(answers)],
+            "usage": usage([a.end for a in answers]),
+            **shown_steering(backend, answers[0].end.decisions, asked.explain),
+        }
+    )
+
+
+async def chat_requests(backend: Backend, engine: EngineLike, body: ChatRequest, asked: Asked) -> list[Request]:
+    """What the engine is asked: a request a choice.
+
+    Raises:
+        ApiError: 400, a prompt, a schema or numbers that can't be used.
+    """
+    prompt = await chat_prompt(engine, body.messages)
+    top = _top_logprobs(body)
+    requests = []
+    for index in range(body.n or 1):
+        requests.append(
+            Request(
+                prompt,
+                openai_sampling(engine, body, index),
+                _max_tokens(body),
+                stops(body.stop),
+                asked.steer,
+                top,
+                mask=await _mask(backend, engine, body.response_format),
+            )
+        )
+    return requests
+
+
+async def _mask(backend: Backend, engine: EngineLike, form: ResponseFormat | None) -> TokenMask | None:
+    if form is None or form.type == "text":
+        return None
+    schema = ANY_OBJECT if form.json_schema is None else form.json_schema.schema_
+    return await mask_for(backend, engine, schema, "response_format")
+
+
+def _top_logprobs(body: ChatRequest) -> int | None:
+    if body.top_logprobs and not body.logprobs:
+        raise ApiError(400, "top_logprobs goes with logprobs: true", param="top_logprobs", code="invalid_value")
+    return (body.top_logprobs or 0) if body.logprobs else None
+
+
+def _max_tokens(body: ChatRequest) -> int | None:
+    both = {body.max_tokens, body.max_completion_tokens} - {None}
+    if len(both) > 1:
+        raise ApiError(
+            400, "max_tokens and max_completion_tokens differ; give one", param="max_tokens", code="invalid_value"
+        )
+    return both.pop() if both else None
+
+
+def _choice(index: int, answer: Answer, top: int | None) -> dict[str, Any]:
+    return {
+        "index": index,
+        "message": {"role": "assistant", "content": answer.text, "refusal": None},
+        "logprobs": None if top is None else chat_logprobs(answer.logprobs, top),
+        "finish_reason": finish_reason(answer.end),
+    }
+
+
+async def _chunks(
+    streams: Sequence[Stream],
+    backend: Backend,
+    watch: Watch,
+    asked: Asked,
+    head: dict[str, Any],
+    top: int | None,
+    with_usage: bool,
+) -> AsyncGenerator[bytes, None]:
+    """Server-sent events. The first has the steering, as soon as it is decided; the last, where asked for, the usage."""
+    head = {**head, "object": "chat.completion.chunk"}
+    unused = {"usage": None} if with_usage else {}
+    last: dict[int, Piece] = {}
+
+    def chunk(index: int, delta: dict[str, Any], piece: Piece, **more: Any) -> bytes:
+        logprobs = chat_logprobs(piece.logprobs, top) if top is not None and piece.logprobs else None
+        choice = {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": None}
+        return event({**head, "choices": [choice], **unused, **more})
+
+    def end(index: int, piece: Piece) -> bytes:
+        choice = {"index": index, "delta": {}, "logprobs": None, "finish_reason": finish_reason(piece)}
+        return event({**head, "choices": [choice], **unused})
+
+    try:
+        async for index, piece in pieces(streams):
+            if index not in last:
+                watch.began()
+                role = {"role": "assistant", "content": piece.text, "refusal": None}
+                shown = {} if last else shown_steering(backend, piece.decisions, asked.explain)
+                yield chunk(index, role, piece, **shown)
+            elif piece.text or piece.logprobs:
+                yield chunk(index, {"content": piece.text}, piece)
+            last[index] = piece
+            if piece.finish_reason is not None:
+                yield end(index, piece)
+        watch.answered(list(last.values()))
+        if with_usage:
+            yield event({**head, "choices": [], "usage": usage(last.values())})
+    except ApiError as error:
+        watch.failed(error)
+        yield event(error_body("/v1", error.status_code, error.message, error.param, error.code))
+    yield DONE
+
+
+@router.get("/v1/models")
+async def models(http: HttpRequest) -> JSONResponse:
+    """The model, by each of its names."""
+    backend = backend_of(http)
+    return JSONResponse({"object": "list", "data": [_model(backend, name) for name in backend.names()]})
+
+
+@router.get("/v1/models/{model:path}")
+async def model(model: str, http: HttpRequest) -> JSONResponse:
+    """The model by one of its names."""
+    backend = backend_of(http)
+    backend.asked_for(model)
+    return JSONResponse(_model(backend, model))
+
+
+def _model(backend: Backend, name: str) -> dict[str, Any]:
+    return {"id": name, "object": "model", "created": backend.created, "owned_by": "fs-local"}

@@ -1,0 +1,83 @@
+"""What OpenAI's answers have in common: usage, log probabilities, ends, identifiers."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Iterable, Sequence
+from itertools import accumulate
+from typing import Any
+
+from fs_local.server.backend import Backend
+from fs_local.server.shape import EngineLike, Piece, TokenLogprob
+
+
+def new_id(kind: str) -> str:
+    """An identifier that no other answer has."""
+    return f"{kind}-{uuid.uuid4().hex}"
+
+
+def now() -> int:
+    """Seconds since 1970."""
+    return int(time.time())
+
+
+def fingerprint(backend: Backend, engine: EngineLike) -> str:
+    """Of the weights: with it, a seed and the same packs, answers are the same."""
+    return f"fp_{engine.model.fingerprint}"
+
+
+def finish_reason(piece: Piece) -> str | None:
+    """OpenAI's word for why an answer ended."""
+    reason = piece.finish_reason
+    return {"stop_string": "stop", "context": "length"}.get(reason, reason) if reason else None
+
+
+def usage(ends: Iterable[Piece], prompts: int = 1) -> dict[str, Any]:
+    """Tokens of these answers. A prompt counts once, however many answers it got."""
+    ends = list(ends)
+    each = max(1, len(ends) // prompts)
+    prompt = sum(end.prompt_tokens for end in ends[::each])
+    cached = sum(end.cached_tokens for end in ends[::each])
+    generated = sum(end.generated_tokens for end in ends)
+    return {
+        "prompt_tokens": prompt,
+        "completion_tokens": generated,
+        "total_tokens": prompt + generated,
+        "prompt_tokens_details": {"cached_tokens": cached},
+        "completion_tokens_details": {"reasoning_tokens": 0},
+    }
+
+
+def chat_logprobs(logprobs: Sequence[TokenLogprob], top: int) -> dict[str, Any]:
+    """The `logprobs` of a chat choice."""
+    return {"content": [_logprob(x, top) for x in logprobs], "refusal": None}
+
+
+def _logprob(entry: TokenLogprob, top: int) -> dict[str, Any]:
+    others = [_token(text, logprob) for _, text, logprob in entry.top[:top]]
+    return {**_token(entry.text, entry.logprob), "top_logprobs": others}
+
+
+def _token(text: bytes, logprob: float) -> dict[str, Any]:
+    return {"token": _shown(text), "logprob": _finite(logprob), "bytes": list(text)}
+
+
+def completion_logprobs(logprobs: Sequence[TokenLogprob], top: int, offset: int = 0) -> dict[str, Any]:
+    """The `logprobs` of a plain completion. `offset`: characters before it."""
+    texts = [_shown(x.text) for x in logprobs]
+    return {
+        "tokens": texts,
+        "token_logprobs": [_finite(x.logprob) for x in logprobs],
+        "top_logprobs": [{_shown(text): _finite(p) for _, text, p in x.top[:top]} for x in logprobs],
+        "text_offset": list(accumulate(map(len, texts[:-1]), initial=offset)) if texts else [],
+    }
+
+
+def _shown(text: bytes) -> str:
+    return text.decode("utf-8", "replace")
+
+
+def _finite(logprob: float) -> float:
+    """JSON has no minus infinity; OpenAI says -9999."""
+    return max(float(logprob), -9999.0)

@@ -1,0 +1,68 @@
+"""Compiles a JSON schema to a grammar; run as a program, it tries one from standard input, so that a hostile one ends that process alone."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any
+
+import llguidance
+
+_MEMORY = 1 << 30
+_WHITESPACE = r"[ \n\t]{1,20}"  # some, but a small model may not go on with it for ever
+
+
+def compile_schema(tokenizer: Any, schema: str) -> llguidance.LLMatcher:
+    """What follows a schema, token by token. Raises ValueError, with a sentence about the schema."""
+    grammar = llguidance.LLMatcher.grammar_from_json_schema(schema, overrides={"whitespace_pattern": _WHITESPACE})
+    limits = llguidance.LLParserLimits(
+        initial_lexer_fuel=500_000,
+        step_lexer_fuel=100_000,
+        max_lexer_states=50_000,
+        max_grammar_size=200_000,
+        verbose_errors=False,
+    )
+    matcher = llguidance.LLMatcher(tokenizer, grammar, log_level=0, limits=limits)
+    if not matcher.is_error():
+        matcher.compute_bitmask()
+    if matcher.is_error():
+        raise ValueError(_why(matcher.get_error()))
+    return matcher
+
+
+def _why(said: str) -> str:
+    """llguidance's reason, in words."""
+    if said.startswith("NoExtension"):
+        return "no JSON at all follows it"
+    return said.strip().splitlines()[0]
+
+
+class _Bytes:
+    """A vocabulary of the 256 bytes, and an end."""
+
+    eos_token_id, bos_token_id, special_token_ids = 256, None, (256,)
+    tokens = (*(bytes([i]) for i in range(256)), b"\xff<end>")
+
+    def __call__(self, text: bytes) -> list[int]:
+        return list(text)
+
+
+def main() -> None:
+    """Tries the schema from standard input; prints what is wrong with it, as JSON, or null."""
+    try:
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_AS, (_MEMORY, _MEMORY))
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    except (ImportError, ValueError, OSError):
+        pass  # where there are no such limits, the time limit remains
+    problem = None
+    try:
+        compile_schema(llguidance.LLTokenizer(llguidance.TokenizerWrapper(_Bytes())), sys.stdin.buffer.read().decode())
+    except ValueError as error:
+        problem = str(error)
+    print(json.dumps(problem))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,71 @@
+"""Responses that are sent while they are made, as server-sent events or a JSON text a line."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncGenerator
+from contextlib import AsyncExitStack
+from typing import Any
+
+import anyio
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from fs_local.server.limits import SEND_SECONDS
+
+EVENTS, LINES = "text/event-stream", "application/x-ndjson"
+DONE = b"data: [DONE]\n\n"
+
+
+class LiveResponse(Response):
+    """Sends what a generator yields; when that ends, when the client hangs up, or when it stops reading, lets go of what it held.
+
+    The engine fills its streams whether or not anybody reads: a slow client delays itself alone.
+
+    Args:
+        held: of the engine, and of the answers under way: what is left of them is then cancelled.
+    """
+
+    def __init__(self, chunks: AsyncGenerator[bytes, None], media_type: str, held: AsyncExitStack) -> None:
+        self._chunks, self._held = chunks, held
+        self.status_code = 200
+        self.media_type = media_type
+        self.background = None
+        self.init_headers({"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async with anyio.create_task_group() as group:
+
+            async def watch() -> None:
+                while (await receive())["type"] != "http.disconnect":
+                    pass
+                group.cancel_scope.cancel()
+
+            group.start_soon(watch)
+            try:
+                await self._send_all(send)
+            except TimeoutError:
+                pass  # the client does not read: the connection is closed, as the response has no end
+            finally:
+                with anyio.CancelScope(shield=True):
+                    await self._chunks.aclose()
+                    await self._held.aclose()
+            group.cancel_scope.cancel()
+
+    async def _send_all(self, send: Send) -> None:
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        async for chunk in self._chunks:
+            with anyio.fail_after(SEND_SECONDS):
+                await send({"type": "http.response.body", "body": chunk, "more_body": True})
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+def event(value: Any, name: str | None = None) -> bytes:
+    """A server-sent event."""
+    head = b"" if name is None else b"event: " + name.encode() + b"\n"
+    return head + b"data: " + json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode() + b"\n\n"
+
+
+def line(value: Any) -> bytes:
+    """A line of JSON."""
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"

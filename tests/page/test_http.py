@@ -1,0 +1,112 @@
+"""The page's routes, without a browser."""
+
+from __future__ import annotations
+
+import stat
+from pathlib import Path
+
+import httpx
+import pytest
+
+from fs_local.server.run import Server
+from fs_local.server.settings import ServerSettings
+from tests.server.serving import client, fake_backend, serving
+
+PAIR = {"kind": "pair", "messages": [{"role": "user", "content": "a"}], "preferred": ["yes"], "undesired": ["no"]}
+
+
+def test_the_pages_files_come_with_a_strict_policy(http: httpx.Client) -> None:
+    found = http.get("/")
+    assert "default-src 'none'" in found.headers["content-security-policy"]
+    assert "unsafe" not in found.headers["content-security-policy"]
+    assert "<script>" not in found.text
+    assert " style=" not in found.text
+    folder = Path(__file__).parents[2] / "fs_local" / "page"
+    size = sum(len(http.get(f"/{path.name}").content) for path in folder.iterdir())
+    assert size <= 150_000
+
+
+def test_conversations_are_kept(http: httpx.Client, server: Server, own_data: Path) -> None:
+    at = "/v1/page/conversations"
+    messages = [
+        {"role": "user", "content": "hi", "decisions": []},
+        {"role": "assistant", "content": "ho", "better": "hello"},
+    ]
+    one = http.post(at, json={"title": "<b>one</b>", "messages": messages}).json()
+    assert http.get(f"{at}/{one['id']}").json()["messages"] == messages
+    changed = http.patch(f"{at}/{one['id']}", json={"version": 1, "title": "two"})
+    assert changed.json()["version"] == 2
+    assert [c["title"] for c in http.get(at).json()["data"]] == ["two"]
+    stale = http.patch(f"{at}/{one['id']}", json={"version": 1, "messages": []})
+    assert (stale.status_code, stale.json()["error"]["code"]) == (409, "changed")
+    pairs = http.get(f"{at}/{one['id']}/export?form=pairs").text
+    assert pairs == '{"messages": [{"role": "user", "content": "hi"}], "preferred": ["hello"], "undesired": ["ho"]}\n'
+    assert http.get(f"{at}/{one['id']}/export").json()["title"] == "two"
+    file = own_data / "fs-local" / "fs-local.sqlite3"
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    assert http.delete(f"{at}/{one['id']}", headers={"content-type": "application/json"}).status_code == 200
+    assert http.get(f"{at}/{one['id']}").status_code == 404
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"title": ""},
+        {"title": "a", "messages": [{"role": "tool", "content": ""}]},
+        {"title": "a", "more": 1},
+        {"title": "a" * 201},
+    ],
+)
+def test_conversations_that_are_none(http: httpx.Client, body: dict[str, object]) -> None:
+    assert http.post("/v1/page/conversations", json=body).status_code == 400
+
+
+def test_lessons(http: httpx.Client) -> None:
+    at = "/v1/page/lessons"
+    name = "a?b#c% <i>"
+    assert http.post(at, json={"name": name}).status_code == 201
+    assert http.post(at, json={"name": name}).status_code == 400
+    there = f"{at}/a%3Fb%23c%25%20%3Ci%3E"
+    assert http.get(f"{there}/rows").status_code == 200
+    added = http.post(f"{there}/rows", json=PAIR).json()
+    assert added["missing"][0].startswith("At least 7 more pairs")
+    assert not added["can_fit"]
+    empty = http.post(f"{there}/rows", json={**PAIR, "preferred": []})
+    assert (empty.status_code, empty.json()["error"]["message"]) == (
+        400,
+        "this row: `preferred` must be a text or a list of texts",
+    )
+    bad = http.post(f"{there}/import", json={"text": '{"query": "a"}\n{'})
+    assert "line 1: `kind` must be" in bad.json()["error"]["message"]
+    more = http.post(f"{there}/import", json={"text": '{"query": "a"}', "kind": "general"}).json()
+    assert len(more["contradictions"]) == 1
+    refused = http.post("/v1/page/fits", json={"lesson": name})
+    assert (refused.status_code, refused.json()["error"]["code"]) == (400, "too_few_examples")
+
+
+@pytest.mark.parametrize(
+    ("text", "never"),
+    [
+        ("<script>alert(1)</script>", "<script"),
+        ("<img src=x onerror=alert(1)>", "<img"),
+        ("![a](http://example.org/a.png)", "<img"),
+        ("[a](javascript:alert(1))", "<a"),
+        ("[a](data:text/html,x)", "<a"),
+    ],
+)
+def test_hostile_markdown_is_text(http: httpx.Client, text: str, never: str) -> None:
+    [html] = http.post("/v1/page/markdown", json={"texts": [text]}).json()["html"]
+    assert never not in html
+
+
+def test_keys(tmp_path: Path) -> None:
+    backend, _ = fake_backend(tmp_path, [])
+    settings = ServerSettings(port=0, key="of-a-user", admin_key="of-an-admin")
+    with serving(backend, settings) as server, client(server) as http:
+        assert http.get("/").status_code == 200
+        assert http.get("/v1/page/conversations").status_code == 401
+        user, admin = ({"Authorization": f"Bearer {key}"} for key in (settings.key, settings.admin_key))
+        assert http.get("/v1/page/conversations", headers=user).status_code == 200
+        assert http.post("/v1/page/fits", json={"lesson": "a"}, headers=user).status_code == 403
+        assert http.post("/v1/page/fits", json={"lesson": "a"}, headers=admin).status_code == 400
+        assert http.get("/v1/page/packs", headers=user).json()["packs"] == []
