@@ -30,7 +30,7 @@ export async function addRow(name, row) {
   await loadLessons();
   const said = [...lesson.contradictions, ...lesson.missing].join(" ");
   say(`Kept in ${name}, row ${lesson.rows.length}. ${said}`);
-  tell(`Kept in the lesson “${name}” (${lesson.rows.length} rows). ${said}`);
+  tell(`Kept in the lesson “${name}” (${lesson.rows.length === 1 ? "1 row" : `${lesson.rows.length} rows`}). ${said}`);
 }
 
 function before(index) {

@@ -80,6 +80,7 @@ export function result(lesson) {
       h("dt", {}, "Opens for other queries"), h("dd", {}, percent(general)),
       h("dt", {}, "Tells them apart (AUROC)"), h("dd", {}, auroc === null ? "not measured" : auroc.toFixed(3)),
       h("dt", {}, "Experts"), h("dd", {}, String(pack.experts.length))),
+    auroc !== null && auroc < 0.8 ? h("p", { class: "problem" }, "The gate can't tell these queries from others well: add more pairs in other wordings, or fit in the usual way.") : null,
     h("div", { class: "actions" },
       pack.has_former ? button("Take the former pack back", () => restore(lesson)) : null,
       pack.has_report ? button("Show the report", (event) => report(lesson, event.target)) : null));

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import hashlib
 import json
+import os
 import re
 import shutil
 import sys
@@ -153,7 +154,12 @@ class Fits:
         if fit.how != "thorough" and engine is not None:
             arguments += ["--layer", str(max(1, engine.model.n_layer // 3)), "--residual", "0"]
         self._child = child = await asyncio.create_subprocess_exec(
-            *self._command, *arguments, stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE, limit=1 << 20
+            *self._command,
+            *arguments,
+            stdout=asyncio.subprocess.DEVNULL,
+            stderr=asyncio.subprocess.PIPE,
+            env={**os.environ, "COLUMNS": "9999"},
+            limit=1 << 20,
         )
         with contextlib.suppress(psutil.Error):
             psutil.Process(child.pid).nice(_NICE)

@@ -64,7 +64,7 @@ def test_stopping_keeps_what_came(page: Page, http: httpx.Client) -> None:
     page.keyboard.press("Escape")
     expect(page.locator(".message.assistant")).to_contain_text("Stopped.")
     expect(page.locator("#send")).to_be_visible()
-    page.wait_for_function("document.querySelectorAll('.conversation').length === 1")
+    expect(page.locator(".conversation")).to_have_count(1)
     assert 0 < len(str(kept(http)[1]["content"]).split()) < 400
 
 
@@ -78,7 +78,7 @@ def test_edit_and_regenerate(page: Page, http: httpx.Client) -> None:
     expect(page.locator(".message.assistant .text")).to_have_text("another")
     page.get_by_role("button", name="Regenerate").click()
     expect(page.locator(".message.assistant .text")).to_have_text("another")
-    page.wait_for_function("!document.querySelector('[aria-busy]')")
+    expect(page.locator("[aria-busy]")).to_have_count(0)
     assert [m["content"] for m in kept(http)] == ["another", "another"]
 
 
