@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from fs_local.background import background
 from fs_local.demo import DATA, demo_examples
 from fs_local.examples import Query, read_queries
 from fs_local.fitting import Examples, FitOptions, fit
@@ -109,6 +110,13 @@ def few_examples() -> Examples:
     """Every other shipped example: enough to fit on, quickly."""
     shipped = demo_examples()
     return Examples(shipped.pairs[::2], general={"general": shipped.general["general"][::2]}, files=shipped.files)
+
+
+@pytest.fixture
+def small_background(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three queries of each kind of the background: what a fit does with thousands takes minutes."""
+    few = {kind: queries[:3] for kind, queries in background().items()}
+    monkeypatch.setattr("fs_local.fitting.queries.background", lambda: few)
 
 
 @pytest.fixture(scope="session")

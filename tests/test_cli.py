@@ -115,6 +115,7 @@ def test_doctor_finds_both_hooks_exact(run: object, monkeypatch: pytest.MonkeyPa
     assert "filtered in Python" in run("doctor")[1]  # type: ignore[operator]
 
 
+@pytest.mark.usefixtures("small_background")
 def test_fit_writes_a_pack(run: object, tiny_path: Path, tmp_path: Path) -> None:
     pairs = tmp_path / "pairs.jsonl"
     pairs.write_text("".join((DATA / "refusal_pairs.jsonl").read_text().splitlines(keepends=True)[:12]))
@@ -133,6 +134,7 @@ def test_fit_writes_a_pack(run: object, tiny_path: Path, tmp_path: Path) -> None
     assert "<svg" in page
 
 
+@pytest.mark.usefixtures("small_background")
 @pytest.mark.parametrize("method", ["caa", "repe", "cast", "alphasteer"])
 def test_fit_takes_the_other_methods(run: object, tiny_path: Path, tmp_path: Path, method: str) -> None:
     ir, general = tmp_path / "ir.jsonl", tmp_path / "general.jsonl"
@@ -148,6 +150,7 @@ def test_fit_takes_the_other_methods(run: object, tiny_path: Path, tmp_path: Pat
     assert found["gate"]["kind"].startswith("cosine" if method == "cast" else "open")
 
 
+@pytest.mark.usefixtures("small_background")
 def test_gate_makes_a_control_vector_conditional(run: object, tiny_path: Path, tmp_path: Path) -> None:
     vector = write_control_vector(tmp_path / "v.gguf", directions(range(1, 6), width=64))
     unseen = (DATA / "unseen_ir.jsonl", "--general", DATA / "unseen_general.jsonl", "--general-budget", "0.1")

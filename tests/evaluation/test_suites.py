@@ -257,14 +257,14 @@ def test_compare_measures_all_packs_and_their_frontier(tiny: Model, questions: P
     json.dumps(found)
 
 
-def test_curves_reach_from_below_the_least_budget_to_above_the_largest(smollm2: Model, questions: Path) -> None:
+def test_curves_reach_from_below_the_least_budget_to_above_the_largest(tiny: Model, questions: Path) -> None:
     packs = [
-        synthetic_pack(smollm2, "open", layer=10, gate_layer=8, name=name).with_strength(strength)
+        synthetic_pack(tiny, "open", layer=3, gate_layer=2, name=name).with_strength(strength)
         for name, strength in (("strong", 0.8), ("weak", 0.02))
     ]
     general = DATA / "unseen_general.jsonl"
     files = read_files("compare", [Path(f"truthfulqa={questions}"), Path(f"drift={general}")], limit=1)
-    points = evaluate_packs(smollm2, packs, files, compare=True)["frontier"]
+    points = evaluate_packs(tiny, packs, files, compare=True)["frontier"]
     strong, weak = ([p for p in points if p["pack"] == name] for name in ("strong", "weak"))
     assert strong[0]["strength"] < 0.4
     assert strong[0]["drift"]["mean"] <= BUDGETS[0] < strong[1]["drift"]["mean"]

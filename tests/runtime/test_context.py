@@ -186,3 +186,24 @@ def decode_until_interrupted(context: Context, timer: threading.Timer) -> None:
     for _ in range(20_000):
         context.clear()
         context.decode(TOKENS, start=0)
+
+
+def test_two_threads_compute_what_one_does(tiny: Model) -> None:
+    """Each worker of the tests has one core, and so one thread."""
+    vector, seen, found = np.ones(tiny.width, dtype=np.float32), [], []
+
+    def add(states: LayerStates) -> bool:
+        seen.append(states.read())
+        states.add(vector)
+        return True
+
+    for n_threads in (1, 2):
+        with Context(tiny, n_ctx=256, n_threads=n_threads) as context:
+            assert context.n_threads == n_threads
+            found.append(logits(context))
+            with context.hooked([3], add):
+                found.append(logits(context))
+    np.testing.assert_array_equal(*seen)
+    np.testing.assert_array_equal(found[0], found[2])
+    np.testing.assert_array_equal(found[1], found[3])
+    assert not np.array_equal(found[0], found[1])
