@@ -12,13 +12,17 @@ from fs_local.background import background, wrapped, wraps
 from fs_local.examples import Query
 from fs_local.fitting.twins import groups_of, twins_of
 
-MAX_IR, MAX_IR_CHARACTERS = 600, 100_000
+MAX_IR, MAX_IR_CHARACTERS = 700, 180_000
 MAX_KIND, MAX_KIND_CHARACTERS = 100, 20_000
 MAX_FILE = 400
-"""Of a user's file of general queries. More rows than these gained nothing that could be told from noise, and reading them takes long."""
+"""Of a user's file of general queries. Reading takes most of a fit's time, and grows with all of these."""
 FIT_WRAPPED, HELD_OUT_WRAPPED = 72, 48
 """Queries on either side that are put into wraps: to fit on, and to measure by in wraps that no gate has seen."""
 WRAPPED = "in wraps"
+_WRAPPED_SHARE = 0.15
+"""Of a side's short queries that go into wraps to fit on, at most, and as many again to measure by."""
+_PLAIN = 300
+"""Characters of a query that is not long already."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +39,7 @@ class GateQueries:
 
     Attributes:
         ir, general: the parts of either side; a general part is a kind, which has a budget of its own.
-        unseen_ir, unseen_general: queries that are among these, in wraps that no gate is fitted with.
+        unseen_ir, unseen_general: queries that are not among these, in wraps that no gate is fitted with.
         notes: what a person should know of the files.
     """
 
@@ -82,31 +86,35 @@ def gate_queries(
     ]
     if with_background:
         texts = [q.text for q in ir]
-        aside = 0
-        for name, queries in background().items():
-            near = {i for i, _ in twins_of([q.text for q in queries], texts)}
-            aside += len(near)
-            kept = [q for i, q in enumerate(queries) if i not in near]
+        shipped = background()
+        everything = [q for queries in shipped.values() for q in queries]
+        near = {id(everything[i]) for i, _ in twins_of([q.text for q in everything], texts)}
+        for name, queries in shipped.items():
+            kept = [q for q in queries if id(q) not in near]
             kinds.append(Part(name, _draw(kept, MAX_KIND, MAX_KIND_CHARACTERS, rng)))
-        if aside:
-            notes.append(f"{aside} background queries are near twins of IR queries, and step aside")
-    sides = [Part("ir", drawn_ir)]
-    unseen_ir: list[Query] = []
-    unseen_general: list[Query] = []
-    if in_wraps and kinds:
-        plain = [
-            [q for q in side if len(q.text) <= _PLAIN] for side in (drawn_ir, [q for k in kinds for q in k.queries])
-        ]
-        for i, some in enumerate(plain):
-            chosen = [some[j] for j in rng.permutation(len(some))[: FIT_WRAPPED + HELD_OUT_WRAPPED]]
-            fitted = wrapped(chosen[:FIT_WRAPPED], wraps("fit"))
-            (sides if i == 0 else kinds).append(Part(WRAPPED, fitted))
-            (unseen_ir if i == 0 else unseen_general).extend(wrapped(chosen[FIT_WRAPPED:], wraps("held_out")))
-    return GateQueries(sides, [k for k in kinds if k.queries], unseen_ir, unseen_general, tuple(notes))
+        if near:
+            notes.append(f"{len(near)} background queries are near twins of IR queries, and step aside")
+    if not (in_wraps and kinds):
+        return GateQueries([Part("ir", drawn_ir)], [k for k in kinds if k.queries], notes=tuple(notes))
+    sides, unseen_ir = _some_in_wraps([Part("ir", drawn_ir)], rng)
+    kinds, unseen_general = _some_in_wraps(kinds, rng)
+    return GateQueries(sides, kinds, unseen_ir, unseen_general, tuple(notes))
 
 
-_PLAIN = 300
-"""Characters of a query that is not long already."""
+def _some_in_wraps(parts: Sequence[Part], rng: np.random.Generator) -> tuple[list[Part], list[Query]]:
+    """Parts with some of their queries in wraps, as a part of its own, and queries in wraps that no gate is fitted with.
+
+    A query that goes into a wrap leaves its part: no fold, and no figure, has it both plain and wrapped.
+    """
+    plain = [(i, j) for i, p in enumerate(parts) for j, q in enumerate(p.queries) if len(q.text) <= _PLAIN]
+    most = int(_WRAPPED_SHARE * len(plain))
+    order = [plain[i] for i in rng.permutation(len(plain))]
+    fitted = order[: min(FIT_WRAPPED, most)]
+    held_out = order[len(fitted) : len(fitted) + min(HELD_OUT_WRAPPED, most)]
+    gone = {*fitted, *held_out}
+    left = [Part(p.name, [q for j, q in enumerate(p.queries) if (i, j) not in gone]) for i, p in enumerate(parts)]
+    left.append(Part(WRAPPED, wrapped([parts[i].queries[j] for i, j in fitted], wraps("fit"))))
+    return [p for p in left if p.queries], wrapped([parts[i].queries[j] for i, j in held_out], wraps("held_out"))
 
 
 def _draw(queries: Sequence[Query], rows: int, characters: int, rng: np.random.Generator) -> list[Query]:
