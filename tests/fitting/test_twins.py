@@ -57,8 +57,8 @@ def test_what_is_near_to_an_ir_query_steps_aside() -> None:
 
 
 def test_draws_are_capped_and_the_same_for_the_same_seed() -> None:
-    ir = [Query.of(f"bad thing number {i}: {json.dumps({'a': i * 7919})}") for i in range(900)]
-    general = {"mine": [Query.of(f"good thing {i * 104729}") for i in range(1000)]}
+    ir = [Query.of(f"bad thing number {i}: {json.dumps({'a': i * 7919})}.") for i in range(900)]
+    general = {"mine": [Query.of(f"good thing {i * 104729}.") for i in range(1000)]}
     first, again, other = (gate_queries(ir, general, seed=s) for s in (1, 1, 2))
     assert first == again
     assert first.ir[0] != other.ir[0]

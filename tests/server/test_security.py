@@ -83,12 +83,6 @@ def bearer(key: str) -> dict[str, str]:
 def test_every_route_is_in_the_list(locked: Server) -> None:
     with client(locked, **bearer(USER)) as http:
         known = {(m.upper(), p) for p, ms in http.get("/openapi.json").json()["paths"].items() for m in ms}
-    page = {(m, p) for m, p in known if p.startswith("/v1/page")}
-    with client(locked) as http:
-        for method, path in page:
-            filled = path.replace("{id}", "1").replace("{name}", "x")
-            assert http.request(method, filled, json={}).status_code == 401, (method, path)
-    known -= page
     listed = {(m, p.replace("/refusal", "/{name}").replace("/models/fake", "/models/{model}")) for m, p in ROUTES}
     assert known - {("GET", "/health")} == listed - {("GET", "/openapi.json")}
 
