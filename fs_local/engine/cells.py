@@ -72,6 +72,10 @@ class Cells:
     def length(self, seq: int) -> int:
         return len(self._of.get(seq, ()))
 
+    def begins_at(self, seq: int) -> int:
+        """The first cell of a sequence; 0 where it has none."""
+        return min(self._of.get(seq, ()), default=0)
+
     # --- evaluate
 
     def part(self, seq: int, tokens: Sequence[int], start: int, output: bool) -> None:

@@ -262,6 +262,12 @@ class Worker:
             if not aligned and self._decoding:
                 self._put_back(work)
                 return
+            if not aligned and self._cells.begins_at(work.seq) > 0:
+                # alone, and its own first part stands where the next has no room: from the beginning, in an empty pool
+                self._put_back(work)
+                self.forget()
+                self._may_admit = True
+                return
         self._added_for = None
         before = prefill.evaluated
         try:

@@ -97,6 +97,19 @@ def machine(tiny_path: Path) -> Any:
     model.close()
 
 
+def test_a_prompt_whose_first_part_stands_at_the_end_of_the_pool_begins_anew(machine: Any) -> None:
+    """Others leave one after the other, and the last part of a prompt finds no room behind the first. Found by `test_in_any_order`."""
+    requests = machine()
+    for n, tokens, priority, turns in (
+        (90, 46, 0, 1), (130, 48, 0, 2), (3, 12, 0, 0), (130, 43, 0, 0), (3, 0, 0, 0), (3, 43, 0, 0), (3, 33, 0, 0),
+        (63, 46, 1, 0), (90, 39, 0, 0), (130, 34, 0, 0),
+    ):  # fmt: skip
+        requests.ask(n=n, seed=0, steer=0, tokens=tokens, priority=priority)
+        if turns:
+            requests.turn(turns=turns)
+    requests.teardown()
+
+
 def test_in_any_order(machine: Any) -> None:
     run_state_machine_as_test(
         machine,

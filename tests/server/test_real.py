@@ -143,7 +143,7 @@ def test_json_by_a_schema(real: Real, temperature: float) -> None:
         "input": QUERY,
         "text": {"format": {"type": "json_schema", "name": "c", "schema": CITY}},
     }
-    told = answer(real, {**response, "max_output_tokens": 60}, "/v1/responses")
+    told = answer(real, {**response, "max_output_tokens": 60, "temperature": 0}, "/v1/responses")
     assert set(json.loads(told["output"][0]["content"][0]["text"])) == {"city", "people"}
 
 
