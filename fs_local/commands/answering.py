@@ -107,8 +107,8 @@ class Answering:
 
 def with_options(command: Callable[..., None]) -> Callable[..., None]:
     """The command for typer, which knows no groups of options: where the command takes a dataclass, this takes its fields."""
-    hints = typing.get_type_hints(command, include_extras=True)
-    groups: dict[str, type[Any]] = {name: hint for name, hint in hints.items() if dataclasses.is_dataclass(hint)}
+    hints: dict[str, Any] = typing.get_type_hints(command, include_extras=True)
+    groups: dict[str, Any] = {name: hint for name, hint in hints.items() if dataclasses.is_dataclass(hint)}
     parameters = []
     for parameter in inspect.signature(command).parameters.values():
         if parameter.name not in groups:
