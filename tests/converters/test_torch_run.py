@@ -138,7 +138,8 @@ def test_padded_batches_answer_as_each_alone(module: Any, tiny_llama: Any, tmp_p
     assert steering.decisions.opening.sum() > 0
     for row in range(3):
         assert answers[row, -6:].tolist() == reference(tiny_llama, pack, prompts, row, 6)
-    assert not any(block._forward_hooks for block in tiny_llama.model.layers)
+    left = [hook for block in tiny_llama.model.layers for hook in block._forward_hooks.values()]
+    assert not [hook for hook in left if hook.__module__ == "finesteer_torch"]
 
 
 @pytest.mark.parametrize("gate_layer", [2, 4])
