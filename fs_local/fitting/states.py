@@ -13,8 +13,8 @@ from fs_local.capture import Captured, capture, query_request
 from fs_local.examples import Pair
 from fs_local.fitting.options import FitOptions, Progress
 from fs_local.fitting.queries import GateQueries, Part, labels
+from fs_local.method.crossfit import Labelled
 from fs_local.method.folded import F32
-from fs_local.method.gates import Labelled
 from fs_local.method.readings import Reading
 from fs_local.method.rows import Index, Rows, release
 from fs_local.runtime.model import Model

@@ -12,8 +12,10 @@ from sklearn.metrics import roc_auc_score, roc_curve
 from fs_local.evaluation.intervals import wilson
 from fs_local.fitting.options import FitOptions, Progress
 from fs_local.fitting.states import Place, QueryStates
+from fs_local.method.crossfit import folds_of
 from fs_local.method.folded import F32, Gate, open_gate
-from fs_local.method.gates import LogisticGate, QuantileGate, SoftGate, folds_of, is_open
+from fs_local.method.gates import QuantileGate, SoftGate, is_open
+from fs_local.method.logistic import LogisticGate
 from fs_local.method.readings import Reading
 from fs_local.method.rivals import CosineCondition
 from fs_local.method.rows import Rows
