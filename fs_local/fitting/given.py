@@ -197,17 +197,15 @@ def _checked(path: Path, arrays: Arrays, sha256: str) -> GivenStates:
     if arrays["contrast"] and not arrays["general"]:
         raise DataError(f"{path} has contrast states without general ones; name these general.12 for block 12")
     kinds = [kind for kind in ("general", "contrast") if arrays[kind]]
-    by_place: dict[Place, F32] = {
-        (layer, "last"): np.concatenate([array, *(arrays[kind][layer] for kind in kinds)])
-        for layer, array in ir.items()
+    at_ir: dict[Place, Rows] = {(layer, "last"): Rows.of(array) for layer, array in ir.items()}
+    at_general: dict[Place, Rows] = {
+        (layer, "last"): Rows.stacked(*(Rows.of(arrays[kind][layer]) for kind in kinds)) for layer in ir if kinds
     }
     first = ir[min(ir)]
     n_ir, sizes = len(first), [shape[kind][0] for kind in kinds]
     queries = QueryStates(
-        by_place,
-        n_ir,
-        sum(sizes),
-        0,
+        at_ir,
+        at_general,
         np.zeros(n_ir, dtype=np.intp),
         np.repeat(np.arange(len(kinds)), sizes).astype(np.intp),
         tuple(kinds),
@@ -217,11 +215,12 @@ def _checked(path: Path, arrays: Arrays, sha256: str) -> GivenStates:
     )
     differences = {layer: Rows.of(arrays["preferred"][layer] - arrays["undesired"][layer]) for layer in arrays["pairs"]}
     keys = [h.tobytes() for h in arrays["pairs"][min(arrays["pairs"])]]
+    numbers = {key: i for i, key in enumerate(dict.fromkeys(keys))}
     named = {"pairs": "pairs' states", "ir": "IR states", "general": "general states", "contrast": "contrast states"}
     return GivenStates(
         path,
         width[0],
-        PairStates(arrays["pairs"], differences, np.unique(keys, return_inverse=True)[1].astype(np.intp), keys),
+        PairStates(arrays["pairs"], differences, np.array([numbers[key] for key in keys], dtype=np.intp), keys),
         queries,
         {words: DataFile(shape[kind][0], sha256) for kind, words in named.items() if arrays[kind]},
     )

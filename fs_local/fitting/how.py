@@ -112,7 +112,7 @@ def _how(
     strength: float,
 ) -> How:
     """A setting, fitted on all pairs but those that report."""
-    ir_rows = slice(None) if maps is None else ~maps.like(states, parts.report)
+    ir_rows = slice(None) if maps is None else np.flatnonzero(~maps.like(states, parts.report))
     experts, mixture = fit_experts(states, maps, options, layers, rank, parts.fit, ir_rows)
     differences, queries = states.differences_at(layers), Rows.of(states.queries[layers[0]])
     if mixture is None:
@@ -140,7 +140,8 @@ class _Search:
         self._runner, self._pairs, self._options, self._states, self._report = runner, pairs, options, states, report
         self._maps = maps
         self._parts = parts = parts_of(states.groups, options.seed)
-        ir_rows = slice(None) if maps is None else ~maps.like(states, np.concatenate([parts.choose, parts.report]))
+        unseen = np.concatenate([parts.choose, parts.report])
+        ir_rows = slice(None) if maps is None else np.flatnonzero(~maps.like(states, unseen))
         self._fitted = cache(
             lambda layers, rank: fit_experts(states, maps, options, layers, rank, parts.train, ir_rows)
         )

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
 from fs_local.fitting.options import FitOptions
-from fs_local.fitting.states import PairStates, QueryStates
+from fs_local.fitting.states import PairStates, Place, QueryStates
 from fs_local.method.experts import MixtureOfSteeringExperts
 from fs_local.method.folded import F32, Experts, constant_experts
 from fs_local.method.rivals import MeanDifference, NullSpaceMap, PrincipalDirection
@@ -22,7 +21,7 @@ def fit_experts(
     layers: Sequence[int],
     rank: int,
     rows: Numbers,
-    ir_rows: NDArray[np.bool_] | slice = slice(None),
+    ir_rows: Numbers | slice = slice(None),
 ) -> tuple[Experts, MixtureOfSteeringExperts | None]:
     """The method's experts at some layers together, and FineSteer's estimator.
 
@@ -36,7 +35,8 @@ def fit_experts(
         return mixture.experts_, mixture
     direction = _direction(options, states, layers, rows)
     if options.method == "alphasteer" and maps is not None:
-        ir, general = maps.ir_at(layers[0])[ir_rows], maps.general_at(layers[0])
+        place: Place = (layers[0], "last")
+        ir, general = maps.ir[place][ir_rows], maps.general[place]
         return NullSpaceMap().fit(ir, general, direction).experts_, None
     return constant_experts(direction, states.queries[layers[0]].shape[1]), None
 

@@ -10,7 +10,8 @@ from fs_local.errors import DataError, FitError
 from fs_local.examples import DataFile, Pair, Query
 from fs_local.fitting.held_out import parts_of
 from fs_local.method.experts import VALIDATION
-from fs_local.method.gates import MIN_QUERIES, check_budget
+from fs_local.method.gates import MIN_QUERIES
+from fs_local.method.logistic import check_budget
 from fs_local.method.splits import alone, split
 from fs_local.pack.manifest import MAX_STRENGTH, ModelIdentity, Scope
 from fs_local.runtime.model import Model
