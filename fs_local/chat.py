@@ -185,7 +185,8 @@ class Chat:
             out.print(sentence, style="yellow", markup=False, highlight=False)
         if can_fit(rows):
             lesson, model = shlex.quote(self._lesson), shlex.quote(str(self._model.model.path))
-            out.print(f"fs-local fit {model} --lesson {lesson} makes a pack of it", markup=False, highlight=False)
+            line = f"To make a pack of it: fs-local fit {model} --lesson {lesson} -o {lesson}.fspack"
+            out.print(line, markup=False, highlight=False, soft_wrap=True)  # to be copied
 
     def _strength(self, rest: str) -> None:
         name, _, number = rest.rpartition(" ")

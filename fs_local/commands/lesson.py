@@ -1,4 +1,4 @@
-"""fs-local lesson: the examples that grow out of corrections in the page."""
+"""fs-local lesson: the examples that grow out of corrections in the page and in chat."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from fs_local.commands.output import print_json
 from fs_local.commands.values import choice
 
 app = typer.Typer(
-    help="Lessons: named sets of examples that grow out of corrections in the page.", no_args_is_help=True
+    help="Lessons: named sets of examples that grow out of corrections in the page and in chat.", no_args_is_help=True
 )
 
 

@@ -44,6 +44,8 @@ def test_an_answer_streams_in_with_its_gates(page: Page, http: httpx.Client) -> 
     page.get_by_role("button", name="Why is refusal open?").click()
     expect(page.locator("#dialog")).to_contain_text("Expert 1: 75 %")
     expect(page.locator("#dialog")).to_contain_text("a query")
+    expect(page.locator("#dialog table.carried tbody tr").first).to_contain_text("the last token")
+    expect(page.locator("#dialog table.carried td").first).to_have_text("+0.50")
     page.keyboard.press("Escape")
     expect(page.locator(".timeline button")).to_have_count(2)
     assert [m["role"] for m in kept(http)] == ["user", "assistant"]
