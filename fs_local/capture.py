@@ -19,7 +19,8 @@ from fs_local.errors import DataError, FitError, ModelError
 from fs_local.examples import Query
 from fs_local.method.readings import Reading, Span, mean_of
 from fs_local.resume import Captures, ResumeFile, RowSpan
-from fs_local.runtime.context import F32, MICRO_BATCH, Context, Hook, LayerStates
+from fs_local.runtime.context import F32, MICRO_BATCH, Context
+from fs_local.runtime.layer_states import Hook, LayerStates
 from fs_local.runtime.model import Model
 
 MAX_SEQUENCES = 64

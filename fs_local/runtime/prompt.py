@@ -9,16 +9,23 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from fs_local.errors import ModelError
 from fs_local.method.readings import Span
-from fs_local.runtime.template import Message
-
-if TYPE_CHECKING:
-    from fs_local.runtime.model import Model
+from fs_local.runtime.template import ChatTemplate, Message
 
 _PRIVATE_USE = range(0xE000, 0xF900)
+
+
+class HasVocabulary(Protocol):
+    """What of a `runtime.model.Model` a prompt is made with."""
+
+    bos: int
+    template: ChatTemplate
+
+    def tokenize(self, text: str, *, special: bool = True, add_bos: bool = False) -> list[int]: ...
+    def piece(self, token: int, *, special: bool = False) -> bytes: ...
 
 
 @dataclass(frozen=True)
@@ -41,7 +48,7 @@ class Prompt:
         return cls(tuple(tokens), _whole(tokens, bos), 0)
 
 
-def build_prompt(model: Model, messages: Sequence[Message]) -> Prompt:
+def build_prompt(model: HasVocabulary, messages: Sequence[Message]) -> Prompt:
     """Renders a conversation by the model's chat template. The text of control tokens (`<|im_end|>`) inside a message stays text.
 
     Raises:
@@ -77,7 +84,7 @@ def build_prompt(model: Model, messages: Sequence[Message]) -> Prompt:
     )
 
 
-def _tokens(model: Model, messages: Sequence[Message], rendered: str) -> tuple[list[int], int]:
+def _tokens(model: HasVocabulary, messages: Sequence[Message], rendered: str) -> tuple[list[int], int]:
     """Tokens of the rendered conversation, and how many bytes of their text come before it (BOS, where the template has none)."""
     bos = model.template.bos
     add_bos = not (bos and rendered.startswith(bos))
@@ -88,11 +95,11 @@ def _tokens(model: Model, messages: Sequence[Message], rendered: str) -> tuple[l
     return tokens, sum(len(model.piece(t, special=True)) for t in tokens) - len(rendered.encode())
 
 
-def _is_plain(model: Model, text: str) -> bool:
+def _is_plain(model: HasVocabulary, text: str) -> bool:
     return model.tokenize(text) == model.tokenize(text, special=False)
 
 
-def _in_pieces(model: Model, messages: Sequence[Message], add_bos: bool) -> list[int]:
+def _in_pieces(model: HasVocabulary, messages: Sequence[Message], add_bos: bool) -> list[int]:
     """The template's own text with control tokens, and messages that spell such tokens as the text that they are."""
     marks: dict[str, str] = {}
     marked = list(messages)
@@ -111,7 +118,7 @@ def _in_pieces(model: Model, messages: Sequence[Message], add_bos: bool) -> list
     return tokens
 
 
-def _offsets(model: Model, tokens: Sequence[int], lead: int) -> list[int]:
+def _offsets(model: HasVocabulary, tokens: Sequence[int], lead: int) -> list[int]:
     """Where each token's text begins in the rendered conversation, in bytes, and where the last one ends."""
     return [at - lead for at in accumulate((len(model.piece(t, special=True)) for t in tokens), initial=0)]
 
@@ -124,7 +131,7 @@ def _tokens_between(offsets: Sequence[int], start: int, end: int) -> Span:
     return Span(first, max(stop, first + 1))
 
 
-def _history(model: Model, messages: list[Message]) -> str | None:
+def _history(model: HasVocabulary, messages: list[Message]) -> str | None:
     """What the template says before the current turn; None where it refuses to say that alone."""
     if not messages:
         return ""
