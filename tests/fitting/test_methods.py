@@ -12,6 +12,7 @@ from fs_local.capture import capture, query_request
 from fs_local.evaluation.runner import Runner
 from fs_local.examples import Query
 from fs_local.fitting import Examples, FitOptions, fit
+from fs_local.fitting.options import WITH_GATES
 from fs_local.fitting.states import steer_layers
 from fs_local.pack.file import Pack
 from fs_local.pack.manifest import METHODS, FitMethod, Scope
@@ -25,17 +26,19 @@ def both_ways(few_examples: Examples) -> Examples:
     """Pairs of which the unsteered model answers some as preferred already, as AdaSteer needs: every other one is turned around."""
     turned = [
         dataclasses.replace(p, preferred=p.undesired, undesired=p.preferred) if i % 2 else p
-        for i, p in enumerate(few_examples.pairs[:24])
+        for i, p in enumerate(few_examples.pairs[:16])
     ]
-    return Examples(turned, general={"general": few_examples.general["general"][:24]})
+    return Examples(turned, general={"general": few_examples.general["general"][:16]})
 
 
 @pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("layers", [(3,), (2, 4)])
 def test_what_is_fitted_is_what_the_runtime_adds(
-    method: FitMethod, layers: tuple[int, ...], tiny: Model, both_ways: Examples, tmp_path: Path
+    method: FitMethod, tiny: Model, both_ways: Examples, tmp_path: Path
 ) -> None:
-    options = FitOptions(background=False, method=method, layers=layers, strength=1.5, scope="prompt")
+    layers, gate = (2, 4), "open" if method in WITH_GATES else None
+    options = FitOptions(
+        background=False, method=method, layers=layers, strength=1.5, scope="prompt", gate=gate, residual_rank=2
+    )
     fit(tiny, both_ways, options).pack.save(tmp_path / "p.fspack")
     pack = Pack.load(tmp_path / "p.fspack")
     assert (pack.manifest.method, pack.manifest.steer.layers, pack.manifest.steer.scope) == (
@@ -51,7 +54,7 @@ def test_what_is_fitted_is_what_the_runtime_adds(
     assert reads == ([*layers] if method == "alphasteer" else [layers[0]])
     states = np.concatenate([found.at(layer) for layer in reads], axis=1)
     vectors = pack.experts.vector(states)
-    if method not in ("dsas", "finesteer", "ridge", "cast"):  # these may find that nothing can be told apart
+    if method != "dsas":  # which may find that nothing can be told apart
         assert np.abs(vectors).max() > 0
     for decided, vector in zip(runner.decide(pack, requests), vectors, strict=True):
         if decided.opening:
@@ -60,11 +63,11 @@ def test_what_is_fitted_is_what_the_runtime_adds(
                 added, 1.5 * decided.opening * vector, rtol=2e-3, atol=2e-3 * np.abs(vector).max()
             )
         else:
-            assert method in ("finesteer", "ridge", "cast")
+            assert method == "cast"
 
 
-@pytest.mark.parametrize("method", ["caa", "repe", "random"])
-def test_what_has_no_gate_may_have_ours(method: FitMethod, tiny: Model, both_ways: Examples) -> None:
+def test_what_has_no_gate_may_have_ours(tiny: Model, both_ways: Examples) -> None:
+    method: FitMethod = "caa"
     kinds = [
         fit(
             tiny, both_ways, FitOptions(background=False, method=method, layers=(3,), strength=1.0, gate=gate)
