@@ -63,6 +63,7 @@ async function start() {
     changed("messages", "conversations");
   } catch (error) { tell(error.message); }
   document.documentElement.dataset.ready = "yes";
+  performance.mark("interactive");
 }
 
 start();

@@ -6,7 +6,7 @@ import { copyAs } from "./copy_as.js";
 import { correct, mark } from "./correct.js";
 import { meters } from "./decisions.js";
 import { differing } from "./differing.js";
-import { button, fromMarkdown, h, openDialog } from "./dom.js";
+import { button, fromMarkdown, h, openDialog, redraw } from "./dom.js";
 import { changed, on, state } from "./state.js";
 import { welcome } from "./welcome.js";
 
@@ -71,7 +71,7 @@ function edit(message, index) {
 function show() {
   const box = document.getElementById("messages");
   const messages = state.current?.messages ?? [];
-  box.replaceChildren(...(messages.length ? messages.map((m, i) => (m.role === "user" ? query(m, i) : answer(m, i))) : [welcome()]));
+  redraw(box, ...(messages.length ? messages.map((m, i) => (m.role === "user" ? query(m, i) : answer(m, i))) : [welcome()]));
   box.scrollTop = box.scrollHeight;
   render(messages);
 }

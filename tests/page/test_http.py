@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import stat
 from pathlib import Path
 
@@ -30,6 +31,8 @@ def test_the_pages_files_come_with_a_strict_policy(http: httpx.Client) -> None:
     assert "<script>" not in found.text
     assert " style=" not in found.text
     folder = Path(__file__).parents[2] / "fs_local" / "page"
+    preloaded = set(re.findall(r'modulepreload" href="([a-z_]+\.js)"', found.text))
+    assert preloaded == {path.name for path in folder.glob("*.js")} - {"main.js"}, "else they come one after the other"
     size = sum(len(http.get(f"/{path.name}").content) for path in folder.iterdir())
     assert size <= 150_000
 
