@@ -1,0 +1,142 @@
+"""fs-local fit: from examples to a pack."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+from fs_local.commands.files import check_outputs
+from fs_local.commands.options import (
+    AsJson,
+    GateLayer,
+    General,
+    GeneralBudget,
+    GpuLayers,
+    ModelArgument,
+    NoBackground,
+    PackOutput,
+    Seed,
+)
+from fs_local.commands.output import print_json
+from fs_local.commands.values import choice, number_or_auto, numbers_or_auto
+
+
+def fit(
+    model: ModelArgument,
+    pairs: Annotated[
+        Optional[Path],
+        typer.Option(
+            help="JSONL or CSV of {query, preferred, undesired}, or TruthfulQA's task format. Without it, the IR queries are to be refused."
+        ),
+    ] = None,
+    ir: Annotated[
+        Optional[list[Path]],
+        typer.Option(
+            help="JSONL or CSV of IR queries {query}; by default the pairs' queries. May be given several times."
+        ),
+    ] = None,
+    general: General = None,
+    openings: Annotated[
+        Optional[Path],
+        typer.Option(
+            help="JSON of {preferred, undesired} openings of answers, to build pairs for the IR queries with."
+        ),
+    ] = None,
+    states: Annotated[
+        Optional[Path],
+        typer.Option(
+            help="npz or safetensors of states captured elsewhere, by PyTorch for example, instead of capturing them here: pairs.N, preferred.N, "
+            "undesired.N, ir.N, general.N (rows, width) after block N. With --pairs, settings are tried on these pairs; without, the model's "
+            "weights are not needed. See: README, Fitted elsewhere."
+        ),
+    ] = None,
+    output: PackOutput = Path("pack.fspack"),
+    report: Annotated[Optional[Path], typer.Option(help="Where an HTML page about the fit goes.")] = None,
+    name: Annotated[Optional[str], typer.Option(help="Name of the pack; by default the file's.")] = None,
+    method: Annotated[str, typer.Option(help="finesteer, caa, repe, cast or alphasteer.")] = "finesteer",
+    layer: Annotated[
+        str, typer.Option(help="Steered block: a number, several with commas between them, or auto.")
+    ] = "auto",
+    gate: Annotated[str, typer.Option(help="quantile (one-class), logistic, soft, open (no gate), or auto.")] = "auto",
+    gate_layer: GateLayer = "auto",
+    general_budget: GeneralBudget = 0.02,
+    no_background: NoBackground = False,
+    strength: Annotated[str, typer.Option(help="λ: a number, or auto.")] = "auto",
+    experts: Annotated[str, typer.Option(help="K: a number, or auto.")] = "auto",
+    residual: Annotated[str, typer.Option(help="Rank of the residual: a number (0: none), or auto.")] = "auto",
+    scope: Annotated[str, typer.Option(help="all (prompt and generation), or generation.")] = "all",
+    lesson: Annotated[
+        Optional[str], typer.Option(help="A lesson's name, in place of files; fs-local lesson list shows them.")
+    ] = None,
+    seed: Seed = 0,
+    gpu_layers: GpuLayers = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Fit a steering pack from examples, with the model itself. A search that was stopped goes on where it was.
+
+    Example: fs-local fit model.gguf --ir harmful.jsonl --general general.jsonl -o refusal.fspack
+
+    Example for any behaviour: fs-local fit model.gguf --pairs pairs.jsonl --general general.jsonl -o truthful.fspack
+
+    Example for corrections that were made in the page: fs-local fit model.gguf --lesson tone -o tone.fspack
+
+    Example with states from PyTorch: fs-local fit model.gguf --states states.npz --layer 12 --strength 1.5 -o pack.fspack
+    """
+    from converters.vectors import model_identity
+    from fs_local.fitting import FitOptions, fit_untried
+    from fs_local.fitting import fit as fit_pack
+    from fs_local.fitting.files import read_examples, read_given
+    from fs_local.model_files import resolve_model
+    from fs_local.report import write_report
+    from fs_local.runtime.model import Model
+    from fs_local.store import Store
+    from fs_local.terminal import err, loading, out, pack_summary, stages, summary_rows
+
+    k = number_or_auto("--experts", experts, int)
+    options = FitOptions(
+        name=name or lesson or output.stem,
+        method=choice("--method", method, ("finesteer", "caa", "repe", "cast", "alphasteer")),
+        layers=numbers_or_auto("--layer", layer),
+        gate_layer=number_or_auto("--gate-layer", gate_layer, int),
+        gate=choice("--gate", gate, ("quantile", "logistic", "soft", "open"), auto=True),
+        budget=general_budget,
+        background=not no_background,
+        strength=number_or_auto("--strength", strength, float),
+        n_experts=FitOptions.n_experts if k is None else (k, k),
+        residual_rank=number_or_auto("--residual", residual, int),
+        scope=choice("--scope", scope, ("all", "generation")),
+        seed=seed,
+    )
+    path = resolve_model(model)
+    check_outputs(output, report, inputs=[path, pairs, *(ir or []), *(general or []), openings, states])
+    if lesson is not None:
+        from fs_local.lessons import read_lesson_examples
+
+        if pairs or ir or general or openings or states:
+            raise typer.BadParameter("--lesson is in place of --pairs, --ir, --general, --openings and --states")
+        given, examples = None, read_lesson_examples(lesson, seed)
+    elif states is None:
+        given, examples = None, read_examples(pairs, ir or [], general or [], openings, seed)
+    else:
+        given, examples = read_given(states, pairs, [*(ir or []), *(general or []), *([openings] if openings else [])])
+    if given is not None and pairs is None:
+        with stages(as_json) as told:
+            fitted = fit_untried(model_identity(path), given, options, told)
+    else:
+        with loading() as progress:
+            loaded = Model.load(path, gpu_layers=gpu_layers, progress=progress)
+        with loaded, stages(as_json) as told:
+            store = Store.for_model(loaded.build)
+            fitted = fit_pack(loaded, examples, options, told, store, given)
+    for note in fitted.notes:
+        err.print(f"note: {note}", style="yellow", markup=False)
+    fitted.pack.save(output)
+    size = output.stat().st_size
+    if report is not None:
+        write_report(report, {**fitted.record, "summary": summary_rows(fitted.pack, size)})
+    if as_json:
+        print_json({"pack": str(output), "bytes": size, "notes": fitted.notes, **fitted.pack.manifest.model_dump()})
+    else:
+        out.print(pack_summary(fitted.pack, size))

@@ -1,0 +1,87 @@
+"""fs-local lesson: the examples that grow out of corrections in the page."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+from fs_local.commands.options import AsJson, LessonName
+from fs_local.commands.output import print_json
+from fs_local.commands.values import choice
+
+app = typer.Typer(
+    help="Lessons: named sets of examples that grow out of corrections in the page.", no_args_is_help=True
+)
+
+
+@app.command("list")
+def lesson_list(as_json: AsJson = False) -> None:
+    """List the lessons that are kept on this machine."""
+    from dataclasses import asdict
+
+    from fs_local.database import Database
+    from fs_local.lessons import Lessons
+    from fs_local.terminal import lessons_table, out
+
+    found = Lessons(Database()).all()
+    if as_json:
+        print_json({"lessons": [asdict(summary) for summary in found]})
+    else:
+        out.print(lessons_table(found))
+
+
+@app.command("show")
+def lesson_show(name: LessonName, as_json: AsJson = False) -> None:
+    """Show a lesson's rows, what contradicts itself in them, and what is missing for a good fit."""
+    from fs_local.database import Database
+    from fs_local.lessons import Lessons, contradictions, missing
+    from fs_local.terminal import err, lesson_table, out
+
+    rows = Lessons(Database()).rows(name)
+    said = [*contradictions(rows), *missing(rows)]
+    if as_json:
+        print_json({"name": name, "rows": [row.as_dict() for row in rows], "notes": said})
+        return
+    out.print(lesson_table(rows))
+    for sentence in said:
+        err.print(f"note: {sentence}", style="yellow", markup=False)
+
+
+@app.command("import")
+def lesson_import(
+    name: LessonName,
+    file: Annotated[Path, typer.Argument(help="JSONL or CSV, of pairs for example.")],
+    kind: Annotated[
+        Optional[str], typer.Option(help="pair, ir or general: what rows are that don't say it themselves.")
+    ] = None,
+) -> None:
+    """Add a file's rows to a lesson, which is made if it is not there.
+
+    Example: fs-local lesson import tone pairs.jsonl
+    """
+    from fs_local.database import Database
+    from fs_local.errors import DataError
+    from fs_local.lessons import KINDS, Lessons, read_lesson
+    from fs_local.terminal import out
+
+    given = None if kind is None else choice("--kind", kind, KINDS)
+    try:
+        rows = read_lesson(file, file.read_bytes(), given)
+    except OSError as error:
+        raise DataError(f"{file} can't be read: {error.strerror}") from error
+    lessons = Lessons(Database())
+    if name not in [summary.name for summary in lessons.all()]:
+        lessons.create(name)
+    lessons.add(name, rows)
+    out.print(f"{name}: {len(rows)} rows more", markup=False, highlight=False)
+
+
+@app.command("export")
+def lesson_export(name: LessonName) -> None:
+    """Print a lesson as JSONL, for files of examples or for lesson import elsewhere."""
+    from fs_local.database import Database
+    from fs_local.lessons import Lessons, lesson_text
+
+    print(lesson_text(Lessons(Database()).rows(name)), end="")
