@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import random
+import threading
+import time
 
 import numpy as np
 import pytest
 
 from fs_local.engine import (
     Engine,
+    Piece,
     Prompt,
     Sampling,
     Span,
