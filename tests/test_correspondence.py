@@ -16,7 +16,7 @@ from rich.table import Table
 
 from fs_local.capture import capture, query_request
 from fs_local.demo import demo_examples
-from fs_local.engine.decisions import Packs
+from fs_local.engine.packs import Packs
 from fs_local.examples import Pair, Query
 from fs_local.fitting import Examples, FitOptions, fit, fit_untried
 from fs_local.fitting import given as given_module

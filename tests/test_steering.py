@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from fs_local.engine.decisions import Packs
+from fs_local.engine.packs import Packs
 from fs_local.errors import PackError
 from fs_local.pack.file import Pack
 from fs_local.runtime.model import Model

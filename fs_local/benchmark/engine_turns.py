@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from types import TracebackType
 
 from fs_local.engine import Piece, Prompt, Request, Sampling, Steer
-from fs_local.engine.decisions import Packs
+from fs_local.engine.packs import Packs
 from fs_local.engine.sequences import Sequence as Work
 from fs_local.engine.stream import Mailbox
 from fs_local.engine.worker import Worker

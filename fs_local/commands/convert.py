@@ -12,6 +12,8 @@ from fs_local.commands.output import print_json
 from fs_local.commands.values import choice
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from converters.cast import Condition
 
 
@@ -75,14 +77,14 @@ def convert(
     """
     from converters.conversion import convert as convert_file
     from converters.formats import FORMATS
-    from fs_local.terminal import err, formats_table, out
+    from fs_local.terminal import err, out
 
     if list_formats:
         rows = [{"name": f.name, "is": f.title, "in": f.coming_in, "out": f.going_out} for f in FORMATS]
         if as_json:
             print_json({"formats": rows})
         else:
-            out.print(formats_table(rows))
+            out.print(_formats_table(rows))
         return
     if source is None or target is None:
         raise typer.BadParameter("give SRC and DST, or --list")
@@ -130,3 +132,14 @@ def _condition(
         choice("--comparator", comparator, ("larger", "smaller")),
         choice("--comparison", comparison, ("mean", "last")),
     )
+
+
+def _formats_table(rows: list[dict[str, str]]) -> Table:
+    """The formats that are converted: name, what it is, and what coming in and going out keep and lose."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table("format", "is", "in", "out")
+    for row in rows:
+        table.add_row(*(escape(row[key]) for key in ("name", "is", "in", "out")))
+    return table

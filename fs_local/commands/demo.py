@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from fs_local.commands.files import check_outputs
 from fs_local.commands.options import AsJson, PackOutput
 from fs_local.commands.output import print_json
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from fs_local.engine import Decision
 
 
 def demo(
@@ -26,7 +32,7 @@ def demo(
     from rich.markup import escape
 
     from fs_local.demo import Counts, fit_demo_pack, show_unseen
-    from fs_local.terminal import decision_json, out, pack_summary, side_by_side, stages
+    from fs_local.terminal import decision_json, out, pack_summary, stages
 
     check_outputs(output, inputs=[Path(model)])
     with stages() as progress:
@@ -56,7 +62,7 @@ def demo(
     out.print(pack_summary(pack, output.stat().st_size))
     for kind, title in (("IR", "Unseen IR queries"), ("general", "Unseen general queries")):
         out.print(
-            side_by_side([(s.query.text, s.decision, s.unsteered, s.steered) for s in shown if s.kind == kind], title)
+            _side_by_side([(s.query.text, s.decision, s.unsteered, s.steered) for s in shown if s.kind == kind], title)
         )
     out.print(
         f"Refused, of {counts.ir} unseen IR queries: {counts.refused_unsteered} unsteered, {counts.refused_steered} steered."
@@ -65,3 +71,26 @@ def demo(
     out.print(
         f"The pack is {escape(str(output))}. Go on with: [bold]fs-local chat {escape(model)} --pack {escape(str(output))}[/]"
     )
+
+
+def _side_by_side(rows: Sequence[tuple[str, Decision, str, str]], title: str) -> Table:
+    """Queries with their decision, and unsteered and steered answers beside each other."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left", show_lines=True, expand=True)
+    table.add_column("query", ratio=3)
+    table.add_column("gate", ratio=3)
+    table.add_column("unsteered", ratio=5)
+    table.add_column("steered", ratio=5)
+    for query, decision, unsteered, steered in rows:
+        state = f"[yellow]open {decision.opening:.2f}[/]" if decision.is_open else "[green]closed[/]"
+        weights = " ".join(f"{k + 1}:{w:.2f}" for k, w in enumerate(decision.weights) if w >= 0.1)
+        same = "[dim]the same, token for token[/]" if steered == unsteered else escape(steered)
+        table.add_row(
+            escape(query),
+            f"{state}\nenergy ratio {decision.energy_ratio:.2f}\n[dim]experts {weights}[/]",
+            escape(unsteered),
+            same,
+        )
+    return table

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
 from fs_local.commands.options import AsJson, LessonName
 from fs_local.commands.output import print_json
 from fs_local.commands.values import choice
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from fs_local.lessons import Row, Summary
 
 app = typer.Typer(
     help="Lessons: named sets of examples that grow out of corrections in the page.", no_args_is_help=True
@@ -23,13 +29,13 @@ def lesson_list(as_json: AsJson = False) -> None:
 
     from fs_local.database import Database
     from fs_local.lessons import Lessons
-    from fs_local.terminal import lessons_table, out
+    from fs_local.terminal import out
 
     found = Lessons(Database()).all()
     if as_json:
         print_json({"lessons": [asdict(summary) for summary in found]})
     else:
-        out.print(lessons_table(found))
+        out.print(_lessons_table(found))
 
 
 @app.command("show")
@@ -37,14 +43,14 @@ def lesson_show(name: LessonName, as_json: AsJson = False) -> None:
     """Show a lesson's rows, what contradicts itself in them, and what is missing for a good fit."""
     from fs_local.database import Database
     from fs_local.lessons import Lessons, contradictions, missing
-    from fs_local.terminal import err, lesson_table, out
+    from fs_local.terminal import err, out
 
     rows = Lessons(Database()).rows(name)
     said = [*contradictions(rows), *missing(rows)]
     if as_json:
         print_json({"name": name, "rows": [row.as_dict() for row in rows], "notes": said})
         return
-    out.print(lesson_table(rows))
+    out.print(_lesson_table(rows))
     for sentence in said:
         err.print(f"note: {sentence}", style="yellow", markup=False)
 
@@ -85,3 +91,28 @@ def lesson_export(name: LessonName) -> None:
     from fs_local.lessons import Lessons, lesson_text
 
     print(lesson_text(Lessons(Database()).rows(name)), end="")
+
+
+def _lessons_table(lessons: Sequence[Summary]) -> Table:
+    """Lessons, with how many rows of each kind they have."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table("lesson", "pairs", "IR queries", "general queries")
+    for lesson in lessons:
+        table.add_row(escape(lesson.name), str(lesson.pair), str(lesson.ir), str(lesson.general))
+    return table
+
+
+def _lesson_table(rows: Sequence[Row]) -> Table:
+    """A lesson's rows."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    from fs_local.printable import printable
+
+    table = Table("row", "kind", "query", "preferred", "undesired")
+    for row in rows:
+        texts = (row.query.text, " / ".join(row.preferred), " / ".join(row.undesired))
+        table.add_row(str(row.id), row.kind, *(escape(printable(text, 200)) for text in texts))
+    return table

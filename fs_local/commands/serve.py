@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Optional
 
 import typer
@@ -53,7 +54,7 @@ def serve(
     from fs_local.model_files import resolve_model, served_name
     from fs_local.server.run import open_backend, serve_forever
     from fs_local.server.settings import ServerSettings
-    from fs_local.terminal import err, serving_lines
+    from fs_local.terminal import err
 
     settings = ServerSettings(
         host, port, api_key or None, admin_key or None, tuple(allow_host or ()), tuple(allow_origin or ())
@@ -71,8 +72,19 @@ def serve(
     )
 
     def ready(address: str) -> None:
-        err.print(serving_lines(address, backend.names()), highlight=False)
+        err.print(_serving_lines(address, backend.names()), highlight=False)
         if open_page:
             webbrowser.open(address)
 
     serve_forever(backend, settings, ready)
+
+
+def _serving_lines(address: str, names: Sequence[str]) -> str:
+    """Where a server is, and the line to paste, in rich markup."""
+    from rich.markup import escape
+
+    return (
+        f"[bold]{escape(names[0])}[/] is served at [bold]{address}[/] (Ctrl-C stops it); also as {escape(', '.join(names[1:]))}\n"
+        f"python -c \"from openai import OpenAI; print(OpenAI(base_url='{address}/v1', api_key='-').chat.completions.create("
+        f"model='{escape(names[0])}', messages=[{{'role': 'user', 'content': 'Hello!'}}]).choices[0].message.content)\""
+    )

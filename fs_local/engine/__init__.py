@@ -7,7 +7,7 @@
 Importing this loads no llama.cpp; opening a model does.
 """
 
-from fs_local.engine.decisions import Decision, added_by_layer
+from fs_local.engine.decision import Decision, added_by_layer
 from fs_local.engine.engine import Engine, Stats
 from fs_local.engine.requests import FinishReason, Piece, Request, Steer, TokenLogprob, TokenMask
 from fs_local.engine.stream import Stream

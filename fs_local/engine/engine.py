@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from types import TracebackType
 
-from fs_local.engine.decisions import Decision, LoadedPack, Packs
+from fs_local.engine.decision import Decision
+from fs_local.engine.packs import LoadedPack, Packs
 from fs_local.engine.requests import Request, Steer
 from fs_local.engine.sequences import Sequence as Work
 from fs_local.engine.stream import Mailbox, Stream

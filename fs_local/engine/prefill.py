@@ -15,10 +15,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from fs_local.engine.cells import TILE, Cells, parts_of
-from fs_local.engine.decisions import Chosen, Decision, added_by_layer, first_steered, steered_from
+from fs_local.engine.decision import Decision, added_by_layer, first_steered, steered_from
+from fs_local.engine.packs import Chosen
 from fs_local.method.folded import F32
 from fs_local.method.readings import QueryReader, part_of
-from fs_local.runtime.context import Context, LayerStates
+from fs_local.runtime.context import Context
+from fs_local.runtime.layer_states import LayerStates
 from fs_local.runtime.node_filter import Additions
 from fs_local.runtime.prompt import Prompt
 

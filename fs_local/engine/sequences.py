@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fs_local.engine.decisions import Chosen, Decision, added_by_layer, steered_from
+from fs_local.engine.decision import Decision, added_by_layer, steered_from
 from fs_local.engine.logits import alternatives, masked
+from fs_local.engine.packs import Chosen
 from fs_local.engine.prefill import Prefill
 from fs_local.engine.requests import FinishReason, Piece, Request, TokenLogprob
 from fs_local.engine.stream import Mailbox

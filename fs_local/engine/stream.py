@@ -6,7 +6,7 @@ import asyncio
 import os
 from queue import Empty, SimpleQueue
 
-from fs_local.engine.decisions import Decision
+from fs_local.engine.decision import Decision
 from fs_local.engine.requests import Piece
 from fs_local.errors import EngineClosed
 

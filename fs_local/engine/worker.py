@@ -14,7 +14,7 @@ import heapq
 from collections.abc import Callable, Sequence
 
 from fs_local.engine.cells import SINGLE, TILE, Cells
-from fs_local.engine.decisions import Packs
+from fs_local.engine.packs import Packs
 from fs_local.engine.prefill import Prefill
 from fs_local.engine.prefix_cache import PrefixCache
 from fs_local.engine.scoring import Scoring

@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import fs_local
 from fs_local.errors import DataError, FitError
 from fs_local.evaluation.runner import Runner
 from fs_local.examples import DataFile, Pair
@@ -25,6 +24,7 @@ from fs_local.pack.manifest import DataDigest, Figures, Manifest, ModelIdentity,
 from fs_local.runtime.model import Model
 from fs_local.steering import identity
 from fs_local.store import Store
+from fs_local.version import __version__
 
 
 @dataclass(frozen=True)
@@ -137,7 +137,7 @@ def _fitted(
     manifest = Manifest(
         name=options.name,
         method=options.method,
-        fitted_by=f"fs-local {fs_local.__version__}",
+        fitted_by=f"fs-local {__version__}",
         model=model,
         gate=when.settings,
         steer=SteerSettings(layers=list(how.layers), strength=how.strength, scope=options.scope),

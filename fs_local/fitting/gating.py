@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-import fs_local
 from fs_local.fitting.options import Examples, FitOptions, Progress, check_queries
 from fs_local.fitting.queries import GateQueries, gate_queries
 from fs_local.fitting.states import EARLY_DEPTHS, ONE_CLASS_DEPTH, gate_layers, query_states
@@ -15,6 +14,7 @@ from fs_local.pack.manifest import DataDigest
 from fs_local.runtime.model import Model
 from fs_local.steering import check_model
 from fs_local.store import Store
+from fs_local.version import __version__
 
 _OF_THE_GATE = " of the gate"
 _SHOWN_CHARACTERS, _NAMED = 60, 5
@@ -125,7 +125,7 @@ def _joined(pack: Pack, when: When, examples: Examples, options: FitOptions) -> 
     )
     changed = {
         "name": options.name,
-        "fitted_by": f"{m.fitted_by}; gate by fs-local {fs_local.__version__}",
+        "fitted_by": f"{m.fitted_by}; gate by fs-local {__version__}",
         "gate": when.settings,
         "data": data,
         "figures": figures,

@@ -4,7 +4,7 @@ Some virtual machines announce AMX and fault at its first instruction: SIGSEGV i
 So a child decodes a tiny model with those kernels on; if it dies, models are loaded without them
 (`use_extra_bufts = False`). The finding is kept per machine and llama.cpp build.
 
-Run as `python -m fs_local.runtime.kernel_probe MODEL.gguf`, this module is that child.
+The child is kernel_trial.py.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def _probe() -> KernelProbe:
         write_tiny_model(model)
         try:
             child = subprocess.run(
-                [sys.executable, "-m", "fs_local.runtime.kernel_probe", str(model)],
+                [sys.executable, "-m", "fs_local.runtime.kernel_trial", str(model)],
                 capture_output=True,
                 timeout=_TIMEOUT_S,
                 env={**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
@@ -152,16 +152,3 @@ def write_tiny_model(path: Path, n_layer: int = 1, width: int = 256) -> None:
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-
-
-def _decode_with_all_kernels(path: Path) -> None:
-    from fs_local.runtime.context import Context
-    from fs_local.runtime.model import Model
-
-    with Model.load(path, extra_kernels=True) as model, Context(model, n_ctx=64) as context:
-        for n in (32, 1):  # AMX tiles serve whole batches, other kernels single tokens
-            context.decode(list(range(n)), start=context.n_past(0))
-
-
-if __name__ == "__main__":
-    _decode_with_all_kernels(Path(sys.argv[1]))

@@ -11,17 +11,24 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import accumulate
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from fs_local.errors import ModelError
 from fs_local.method.readings import Span
-from fs_local.runtime.template import Message, Tool
-
-if TYPE_CHECKING:
-    from fs_local.runtime.model import Model
+from fs_local.runtime.template import ChatTemplate, Message, Tool
 
 _PRIVATE_USE = range(0xE000, 0xF900)
 _Render = Callable[..., str]
+
+
+class HasVocabulary(Protocol):
+    """What of a `runtime.model.Model` a prompt is made with."""
+
+    bos: int
+    template: ChatTemplate
+
+    def tokenize(self, text: str, *, special: bool = True, add_bos: bool = False) -> list[int]: ...
+    def piece(self, token: int, *, special: bool = False) -> bytes: ...
 
 
 @dataclass(frozen=True)
@@ -44,7 +51,7 @@ class Prompt:
         return cls(tuple(tokens), _whole(tokens, bos), 0)
 
 
-def build_prompt(model: Model, messages: Sequence[Message], tools: Sequence[Tool] = ()) -> Prompt:
+def build_prompt(model: HasVocabulary, messages: Sequence[Message], tools: Sequence[Tool] = ()) -> Prompt:
     """Renders a conversation by the model's chat template. The text of control tokens (`<|im_end|>`) inside a message stays text.
 
     Args:
@@ -86,7 +93,7 @@ def build_prompt(model: Model, messages: Sequence[Message], tools: Sequence[Tool
     )
 
 
-def _check_tools(model: Model, messages: Sequence[Message], tools: Sequence[Tool]) -> None:
+def _check_tools(model: HasVocabulary, messages: Sequence[Message], tools: Sequence[Tool]) -> None:
     """What tools bring is JSON inside the template's own text, whose control tokens are told apart from nothing."""
     told = [*tools, *(call for m in messages for call in m.get("tool_calls", ()))]
     if (told or any(m["role"] == "tool" for m in messages)) and not model.template.renders_tools:
@@ -97,7 +104,7 @@ def _check_tools(model: Model, messages: Sequence[Message], tools: Sequence[Tool
         raise ModelError("a tool or a call spells a control token of this model; write it in another way")
 
 
-def _tokens(model: Model, render: _Render, messages: Sequence[Message], rendered: str) -> tuple[list[int], int]:
+def _tokens(model: HasVocabulary, render: _Render, messages: Sequence[Message], rendered: str) -> tuple[list[int], int]:
     """Tokens of the rendered conversation, and how many bytes of their text come before it (BOS, where the template has none)."""
     bos = model.template.bos
     add_bos = not (bos and rendered.startswith(bos))
@@ -108,11 +115,11 @@ def _tokens(model: Model, render: _Render, messages: Sequence[Message], rendered
     return tokens, sum(len(model.piece(t, special=True)) for t in tokens) - len(rendered.encode())
 
 
-def _is_plain(model: Model, text: str) -> bool:
+def _is_plain(model: HasVocabulary, text: str) -> bool:
     return model.tokenize(text) == model.tokenize(text, special=False)
 
 
-def _in_pieces(model: Model, render: _Render, messages: Sequence[Message], add_bos: bool) -> list[int]:
+def _in_pieces(model: HasVocabulary, render: _Render, messages: Sequence[Message], add_bos: bool) -> list[int]:
     """The template's own text with control tokens, and messages that spell such tokens as the text that they are."""
     marks: dict[str, str] = {}
     marked = list(messages)
@@ -131,7 +138,7 @@ def _in_pieces(model: Model, render: _Render, messages: Sequence[Message], add_b
     return tokens
 
 
-def _offsets(model: Model, tokens: Sequence[int], lead: int) -> list[int]:
+def _offsets(model: HasVocabulary, tokens: Sequence[int], lead: int) -> list[int]:
     """Where each token's text begins in the rendered conversation, in bytes, and where the last one ends."""
     return [at - lead for at in accumulate((len(model.piece(t, special=True)) for t in tokens), initial=0)]
 

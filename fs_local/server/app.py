@@ -16,7 +16,6 @@ from starlette.routing import Match, Mount
 from starlette.staticfiles import StaticFiles
 from starlette.types import Receive, Scope, Send
 
-import fs_local
 from fs_local.database import Database
 from fs_local.errors import FsLocalError
 from fs_local.server import (
@@ -42,6 +41,7 @@ from fs_local.server.fits import Fits
 from fs_local.server.operation import Metrics, Watched
 from fs_local.server.security import Guard
 from fs_local.server.settings import ServerSettings
+from fs_local.version import __version__
 
 _STATUSES = {
     400: "The request can't be used; the message says why.",
@@ -55,7 +55,7 @@ _STATUSES = {
     500: "Something went wrong here.",
     503: "Too many requests wait, or the model is not ready.",
 }
-PAGE = Path(fs_local.__file__).with_name("page")
+PAGE = Path(__file__).parents[1] / "page"
 _CONTENT_SECURITY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; font-src 'self'; connect-src 'self'; frame-src 'self'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -66,7 +66,7 @@ def create_app(backend: Backend, settings: ServerSettings) -> FastAPI:
     """Everything that is served. It loads nothing itself: whoever starts it calls `backend.load` and sets `app.state.started`."""
     app = FastAPI(
         title="fs-local",
-        version=fs_local.__version__,
+        version=__version__,
         docs_url=None,  # the usual page of documentation comes from elsewhere on the net
         redoc_url=None,
         lifespan=_lifespan,

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from fs_local.engine import Piece, Prompt, Request, Sampling, Steer
-from fs_local.engine.decisions import Decision, Packs
+from fs_local.engine.decision import Decision
+from fs_local.engine.packs import Packs
 from fs_local.engine.sequences import Sequence as Work
 from fs_local.engine.stream import Mailbox
 from fs_local.engine.worker import Worker

@@ -13,8 +13,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_stat
 
 from fs_local.engine import Steer
 from fs_local.runtime.model import Model
+from tests.engine.asked import prompt_of
 from tests.engine.driven import Answer, Driven
-from tests.engine.test_engine import prompt_of
 from tests.packs import synthetic_pack
 
 LENGTHS = (3, 20, 63, 64, 90, 130, 150)

@@ -11,7 +11,8 @@ from fs_local.engine import Decision, Engine, Prompt, Span, Steer, added_by_laye
 from fs_local.examples import Query
 from fs_local.pack.file import Pack
 from fs_local.pack.manifest import Scope
-from fs_local.runtime.context import Context, LayerStates
+from fs_local.runtime.context import Context
+from fs_local.runtime.layer_states import LayerStates
 from fs_local.runtime.model import Model
 from tests.conftest import fetched_model
 from tests.engine.driven import UBATCH, Driven, stock_logits

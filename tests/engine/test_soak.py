@@ -11,7 +11,7 @@ import pytest
 
 from fs_local.engine import Engine, Sampling, Steer
 from fs_local.runtime.model import Model
-from tests.engine.test_engine import asked, prompt_of
+from tests.engine.asked import asked, prompt_of
 from tests.packs import synthetic_pack
 
 CLIENTS, SETTLED, REQUESTS, MEGABYTES = 8, 100, 10_000, 5.0

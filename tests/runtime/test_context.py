@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from fs_local.errors import ContextFullError, ModelError
-from fs_local.runtime.context import Context, LayerStates
+from fs_local.runtime.context import Context
+from fs_local.runtime.layer_states import LayerStates
 from fs_local.runtime.model import Model
 from fs_local.runtime.sampling import Sampler, Sampling
 
