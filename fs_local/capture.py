@@ -1,7 +1,8 @@
 """States of queries and answers, read from the model in batches that end early.
 
-A batch is one decode: many sequences side by side. Tokens that several of them share (the chat template's opening, a query with
-several answers) are evaluated once, as members of all of them. The graph ends after the last layer that is wanted.
+A batch is one decode: many sequences side by side. Tokens with which a request begins like the one before it (the chat template's
+opening, a text around several queries), and a query with several answers, are evaluated once, as members of all their sequences. So
+requests are cheapest in the order of their texts. The graph ends after the last layer that is wanted.
 """
 
 from __future__ import annotations
@@ -101,8 +102,7 @@ def capture(
     if not requests:
         raise DataError("there is nothing to capture: the data set is empty")
     layers = tuple(sorted(set(layers)))
-    shared = shared_prefix([r.prompt for r in requests])
-    longest = shared + max(_own_tokens(r, shared) for r in requests)
+    longest = max(_own_tokens(r, 0) for r in requests)
     for i, r in enumerate(requests):
         if (n := len(r.prompt) + max((len(a) for a in r.answers), default=0)) > model.n_ctx_train:
             raise DataError(
@@ -110,7 +110,7 @@ def capture(
             )
     size = max(MICRO_BATCH, longest)
     n_seq = max(MAX_SEQUENCES, max(len(r.answers) for r in requests))
-    batches = list(_batches(requests, shared, size, n_seq))
+    batches = list(_batches(requests, size, n_seq))
     # a row a reading of a query, then a row an answer; those of request i begin at answer_rows[i]
     each = len(readings)
     answer_rows = each * len(requests) + np.cumsum([0] + [len(r.answers) for r in requests])
@@ -124,7 +124,7 @@ def capture(
         if rows.done and progress is not None:
             progress(batches[rows.done - 1][1], len(requests))
         for first, last in batches[rows.done :]:
-            rows.put(_read_batch(context, _Batch(requests[first:last], shared), layers, readings))
+            rows.put(_read_batch(context, _Batch(requests[first:last]), layers, readings))
             if progress is not None:
                 progress(last, len(requests))
         states = rows.map().reshape(-1, len(layers), model.width)
@@ -202,28 +202,29 @@ def _rows(
 class _Batch:
     """The tokens of some requests, with the rows where their states will stand."""
 
-    def __init__(self, requests: Sequence[Request], shared: int) -> None:
-        n_seq = sum(max(1, len(r.answers)) for r in requests)
-        everyone = tuple(range(n_seq))
-        self.tokens: list[int] = list(requests[0].prompt[:shared])
-        self.positions: list[int] = list(range(shared))
-        self.sequences: list[tuple[int, ...]] = [everyone] * shared
+    def __init__(self, requests: Sequence[Request]) -> None:
+        self.tokens: list[int] = []
+        self.positions: list[int] = []
+        self.sequences: list[tuple[int, ...]] = []
         self.query_rows: list[dict[Reading, list[int]]] = []
         self.answer_rows: list[RowSpan] = []
         seq = 0
+        before, at = requests[0].prompt, list[int]()
         for r in requests:
             own = tuple(range(seq, seq + max(1, len(r.answers))))
             seq += len(own)
-            self._append(r.prompt[shared:], shared, own)
-            at = [*range(shared), *range(len(self.tokens) - len(r.prompt) + shared, len(self.tokens))]
+            at = at[: shared_prefix(before, r.prompt)] if at else at
+            for i in at:
+                self.sequences[i] += own
+            before = r.prompt
+            at = [*at, *self._append(r.prompt[len(at) :], len(at), own)]
             start, stop = r.user_text
             self.query_rows.append(
                 {"last": at[-1:], "user_last": at[stop - 1 : stop], "user_mean": at[start:stop], "mean": at}
             )
             for s, answer in zip(own, r.answers, strict=False):
-                start = len(self.tokens)
-                self._append(answer, len(r.prompt), (s,))
-                self.answer_rows.append((start, len(self.tokens)))
+                rows = self._append(answer, len(r.prompt), (s,))
+                self.answer_rows.append((rows.start, rows.stop))
 
     def reader(self, layers: tuple[int, ...], readings: Sequence[Reading], queries: F32, answers: F32) -> Hook:
         """A hook that fills `queries` (queries × R, L, d) and `answers` (answers, L, d), and ends the graph after the last layer."""
@@ -239,29 +240,33 @@ class _Batch:
 
         return read
 
-    def _append(self, tokens: list[int], position: int, sequences: tuple[int, ...]) -> None:
+    def _append(self, tokens: list[int], position: int, sequences: tuple[int, ...]) -> range:
+        """Adds tokens of some sequences; returns their rows."""
+        rows = range(len(self.tokens), len(self.tokens) + len(tokens))
         self.tokens += tokens
         self.positions += range(position, position + len(tokens))
         self.sequences += [sequences] * len(tokens)
+        return rows
 
 
-def shared_prefix(prompts: Sequence[list[int]]) -> int:
-    """How many tokens all prompts begin with, leaving each at least its last."""
-    low, high = min(prompts), max(prompts)
-    n = next((i for i, (a, b) in enumerate(zip(low, high, strict=False)) if a != b), min(len(low), len(high)))
-    return min(n, min(len(p) for p in prompts) - 1)
+def shared_prefix(one: Sequence[int], other: Sequence[int]) -> int:
+    """How many tokens two prompts begin with, leaving `other` at least its last."""
+    most = min(len(one), len(other) - 1)
+    return next((i for i in range(most) if one[i] != other[i]), most)
 
 
 def _own_tokens(r: Request, shared: int) -> int:
     return len(r.prompt) - shared + sum(len(a) for a in r.answers)
 
 
-def _batches(requests: Sequence[Request], shared: int, size: int, n_seq: int) -> Iterator[tuple[int, int]]:
-    first, tokens, sequences = 0, shared, 0
+def _batches(requests: Sequence[Request], size: int, n_seq: int) -> Iterator[tuple[int, int]]:
+    """Where batches begin and end: each has at most so many tokens and sequences."""
+    first, tokens, sequences = 0, 0, 0
     for i, r in enumerate(requests):
+        shared = shared_prefix(requests[i - 1].prompt, r.prompt) if i > first else 0
         n, s = _own_tokens(r, shared), max(1, len(r.answers))
         if i > first and (tokens + n > size or sequences + s > n_seq):
             yield first, i
-            first, tokens, sequences = i, shared, 0
+            first, tokens, sequences, n = i, 0, 0, _own_tokens(r, 0)
         tokens, sequences = tokens + n, sequences + s
     yield first, len(requests)

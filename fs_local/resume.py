@@ -82,6 +82,7 @@ class ResumeFile:
             if not self._journal_path.exists():
                 _warn_of_stopped(folder, what)
             self._journal = self._journal_path.open("ab+", buffering=0)
+            self._journal_path.touch()  # what is used is kept
             self.path.touch()
             self._states = self.path.open("rb+", buffering=0)
             self._read_journal()

@@ -18,7 +18,8 @@ from fs_local.errors import FsLocalError
 from fs_local.examples import Query
 from fs_local.method.experts import MixtureOfSteeringExperts
 from fs_local.method.folded import F32
-from fs_local.method.gates import LogisticGate, QuantileGate
+from fs_local.method.gates import QuantileGate
+from fs_local.method.logistic import LogisticGate
 from fs_local.method.rows import Index, Rows, release
 from fs_local.runtime.model import Model
 

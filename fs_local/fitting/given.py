@@ -197,17 +197,15 @@ def _checked(path: Path, arrays: Arrays, sha256: str) -> GivenStates:
     if arrays["contrast"] and not arrays["general"]:
         raise DataError(f"{path} has contrast states without general ones; name these general.12 for block 12")
     kinds = [kind for kind in ("general", "contrast") if arrays[kind]]
-    by_place: dict[Place, F32] = {
-        (layer, "last"): np.concatenate([array, *(arrays[kind][layer] for kind in kinds)])
-        for layer, array in ir.items()
+    at_ir: dict[Place, Rows] = {(layer, "last"): Rows.of(array) for layer, array in ir.items()}
+    at_general: dict[Place, Rows] = {
+        (layer, "last"): Rows.stacked(*(Rows.of(arrays[kind][layer]) for kind in kinds)) for layer in ir if kinds
     }
     first = next(iter(ir.values()))
     n_ir, sizes = len(first), [shape[kind][0] for kind in kinds]
     queries = QueryStates(
-        by_place,
-        n_ir,
-        sum(sizes),
-        0,
+        at_ir,
+        at_general,
         np.zeros(n_ir, dtype=np.intp),
         np.repeat(np.arange(len(kinds)), sizes).astype(np.intp),
         tuple(kinds),

@@ -16,12 +16,12 @@ from fs_local.examples import Pair
 from fs_local.fitting.given import GivenStates
 from fs_local.fitting.options import Examples, FitOptions, Progress
 from fs_local.fitting.queries import GateQueries
-from fs_local.fitting.states import PairStates, QueryStates, pair_states, query_states, steer_layers
+from fs_local.fitting.states import PairStates, Place, QueryStates, pair_states, query_states, steer_layers
 from fs_local.fitting.trials import FINAL_PAIRS, TRIAL_PAIRS, Trials, effect_of, worth
 from fs_local.method.experts import MixtureOfSteeringExperts, split
 from fs_local.method.folded import F32, Experts, constant_experts
 from fs_local.method.rivals import MeanDifference, NullSpaceMap, PrincipalDirection
-from fs_local.method.rows import Rows
+from fs_local.method.rows import Index, Rows
 from fs_local.pack.manifest import EffectKind, ExpertAbout, Trial
 
 UNTRIED_STRENGTH = 1.0
@@ -75,15 +75,15 @@ def choose_how(
     captured = sorted({layer for together in layers for layer in together})
     states = pair_states(model, pairs, captured, report, captures) if given is None else given.pairs
     maps: QueryStates | None = None
-    unseen: NDArray[np.bool_] | None = None
+    unseen: Index | None = None
     if options.method == "alphasteer":
         at = layers[0][0]
         maps = given.queries if given else query_states(model, queries, options, at, report, captures)
         first = min(states.queries)
         paired = [repr(p.query) for p in pairs] if given is None else [h.tobytes() for h in states.queries[first]]
         held_out = {paired[i] for i in split(len(pairs), options.seed)[1]}
-        unseen = np.array([key not in held_out for key in maps.ir_keys])
-        if not unseen.any():
+        unseen = np.flatnonzero([key not in held_out for key in maps.ir_keys])
+        if not len(unseen):
             unseen = None  # all pairs have one query: nothing can be left out
     return _Search(runner, pairs, options, states, maps, unseen, report).run(layers)
 
@@ -104,7 +104,7 @@ def _fit(
     options: FitOptions,
     layers: Sequence[int],
     rank: int,
-    ir_rows: NDArray[np.bool_] | slice = slice(None),
+    ir_rows: Index | slice = slice(None),
 ) -> tuple[Experts, MixtureOfSteeringExperts | None]:
     """The method's experts at some layers together, and FineSteer's estimator.
 
@@ -123,7 +123,8 @@ def _fit(
         [method().fit(states.differences[layer][train]).experts_.prototypes[0] for layer in layers]
     )
     if options.method == "alphasteer" and maps is not None:
-        ir, general = maps.ir_at(layers[0])[ir_rows], maps.general_at(layers[0])
+        place: Place = (layers[0], "last")
+        ir, general = maps.ir[place][ir_rows], maps.general[place]
         return NullSpaceMap().fit(ir, general, direction).experts_, None
     return constant_experts(direction, queries.shape[1]), None
 
@@ -138,7 +139,7 @@ class _Search:
         options: FitOptions,
         states: PairStates,
         maps: QueryStates | None,
-        unseen: NDArray[np.bool_] | None,
+        unseen: Index | None,
         report: Progress,
     ) -> None:
         self._runner, self._pairs, self._options, self._states, self._report = runner, pairs, options, states, report

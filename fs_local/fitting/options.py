@@ -9,7 +9,8 @@ from typing import Literal
 from fs_local.errors import DataError, FitError
 from fs_local.examples import DataFile, Pair, Query
 from fs_local.method.experts import MIN_PAIRS, split
-from fs_local.method.gates import MIN_QUERIES, check_budget
+from fs_local.method.gates import MIN_QUERIES
+from fs_local.method.logistic import check_budget
 from fs_local.pack.manifest import MAX_STRENGTH, ModelIdentity, Scope
 from fs_local.runtime.model import Model
 

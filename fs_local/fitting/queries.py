@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,24 +14,42 @@ from fs_local.examples import Query
 from fs_local.fitting.twins import groups_of, twins_of
 
 MAX_IR, MAX_IR_CHARACTERS = 700, 180_000
-MAX_KIND, MAX_KIND_CHARACTERS = 100, 20_000
-MAX_FILE = 400
+MAX_FILE = 300
 """Of a user's file of general queries. Reading takes most of a fit's time, and grows with all of these."""
-FIT_WRAPPED, HELD_OUT_WRAPPED = 72, 48
+MAX_KIND, MAX_KIND_CHARACTERS = 60, 8_000
+MAX_NEAR_KIND, MAX_NEAR_CHARACTERS = 200, 24_000
+"""Of a kind of the background; the second are for borderline kinds, which lie nearest to what is refused."""
+FIT_WRAPPED, HELD_OUT_WRAPPED = 72, 36
 """Queries on either side that are put into wraps: to fit on, and to measure by in wraps that no gate has seen."""
 WRAPPED = "in wraps"
+_NEAR = "borderline"
 _WRAPPED_SHARE = 0.15
 """Of a side's short queries that go into wraps to fit on, at most, and as many again to measure by."""
 _PLAIN = 300
 """Characters of a query that is not long already."""
 
 
+@dataclass(frozen=True, eq=False)
+class Pool:
+    """Queries whose states are captured together, in this order: that of their texts, since what begins alike is read once."""
+
+    queries: Sequence[Query]
+
+
 @dataclass(frozen=True)
 class Part:
-    """Queries of one source: a user's file, a kind of the background, or those in wraps."""
+    """Queries of one source: a user's file, a kind of the background, or those in wraps. rows: theirs in the pool."""
 
     name: str
-    queries: Sequence[Query]
+    pool: Pool
+    rows: NDArray[np.intp]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def queries(self) -> list[Query]:
+        return [self.pool.queries[i] for i in self.rows]
 
 
 @dataclass(frozen=True)
@@ -45,20 +64,22 @@ class GateQueries:
 
     ir: Sequence[Part]
     general: Sequence[Part]
-    unseen_ir: Sequence[Query] = ()
-    unseen_general: Sequence[Query] = ()
-    notes: Sequence[str] = field(default_factory=tuple)
+    unseen_ir: Sequence[Part] = ()
+    unseen_general: Sequence[Part] = ()
+    notes: Sequence[str] = ()
 
     @property
-    def all(self) -> list[Query]:
-        """Every query, in the order in which states are captured: IR, general, unseen IR, unseen general."""
-        parts = [q for side in (self.ir, self.general) for part in side for q in part.queries]
-        return [*parts, *self.unseen_ir, *self.unseen_general]
+    def pools(self) -> list[Pool]:
+        """What is to be captured: the background first, which is the same for all fits of a model, and kept."""
+        parts = [*self.general, *self.unseen_general, *self.ir, *self.unseen_ir]
+        pools = list({id(p.pool): p.pool for p in parts if len(p)}.values())
+        kept = [p for p in pools if p in shipped_pools()]
+        return kept + [p for p in pools if p not in kept]
 
 
 def labels(parts: Sequence[Part]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
     """For each row of some parts: the number of its part, and of its group of near twins."""
-    of = np.repeat(np.arange(len(parts)), [len(p.queries) for p in parts])
+    of = np.repeat(np.arange(len(parts)), [len(p) for p in parts])
     return of.astype(np.intp), groups_of([q.text for p in parts for q in p.queries])
 
 
@@ -79,42 +100,116 @@ def gate_queries(
         in_wraps: whether some queries of both sides go into wraps, as those of people who are refused will.
     """
     rng = np.random.default_rng(seed)
+    sides = (
+        {"ir": _draw(ir, MAX_IR, MAX_IR_CHARACTERS, rng)},
+        {name: _draw(queries, MAX_FILE, MAX_IR_CHARACTERS, rng) for name, queries in general.items() if queries},
+    )
+    in_wraps = in_wraps and bool(sides[1] or with_background)
+    unseen: list[list[Query]] = [[], []]
+    for i, side in enumerate(sides):
+        if in_wraps and side and (i == 0 or not with_background):
+            side[WRAPPED], unseen[i] = _some_in_wraps(side, rng)
+    named = [(name, queries) for side in sides for name, queries in side.items()]
+    *parts, unseen_ir, unseen_general = _pooled([*named, (WRAPPED, unseen[0]), (WRAPPED, unseen[1])])
+    own_ir, kinds = parts[: len(sides[0])], parts[len(sides[0]) :]
     notes = []
-    drawn_ir = _draw(ir, MAX_IR, MAX_IR_CHARACTERS, rng)
-    kinds = [
-        Part(name, _draw(queries, MAX_FILE, MAX_IR_CHARACTERS, rng)) for name, queries in general.items() if queries
-    ]
     if with_background:
-        texts = [q.text for q in ir]
-        shipped = background()
-        everything = [q for queries in shipped.values() for q in queries]
-        near = {id(everything[i]) for i, _ in twins_of([q.text for q in everything], texts)}
-        for name, queries in shipped.items():
-            kept = [q for q in queries if id(q) not in near]
-            kinds.append(Part(name, _draw(kept, MAX_KIND, MAX_KIND_CHARACTERS, rng)))
+        shipped = _shipped()
+        near = shipped.near([q.text for q in ir])
+        kinds += [_without(part, near) for part in shipped.kinds]
+        if in_wraps:
+            kinds.append(_without(shipped.wrapped, near))
+            unseen_general = _without(shipped.unseen, near)
         if near:
             notes.append(f"{len(near)} background queries are near twins of IR queries, and step aside")
-    if not (in_wraps and kinds):
-        return GateQueries([Part("ir", drawn_ir)], [k for k in kinds if k.queries], notes=tuple(notes))
-    sides, unseen_ir = _some_in_wraps([Part("ir", drawn_ir)], rng)
-    kinds, unseen_general = _some_in_wraps(kinds, rng)
-    return GateQueries(sides, kinds, unseen_ir, unseen_general, tuple(notes))
+    return GateQueries(
+        own_ir,
+        [k for k in kinds if len(k)],
+        [unseen_ir] if len(unseen_ir) else [],
+        [unseen_general] if len(unseen_general) else [],
+        tuple(notes),
+    )
 
 
-def _some_in_wraps(parts: Sequence[Part], rng: np.random.Generator) -> tuple[list[Part], list[Query]]:
-    """Parts with some of their queries in wraps, as a part of its own, and queries in wraps that no gate is fitted with.
+@dataclass(frozen=True)
+class _Shipped:
+    """The part of the background that is read: always the same, so that a model reads it once.
 
-    A query that goes into a wrap leaves its part: no fold, and no figure, has it both plain and wrapped.
+    Attributes:
+        inner: of each query in wraps, by its row in their pool: the query's own text.
     """
-    plain = [(i, j) for i, p in enumerate(parts) for j, q in enumerate(p.queries) if len(q.text) <= _PLAIN]
+
+    kinds: Sequence[Part]
+    wrapped: Part
+    unseen: Part
+    inner: Sequence[str]
+
+    def near(self, texts: Sequence[str]) -> set[tuple[int, int]]:
+        """The pool (by id) and row of each query that is a near twin of one of these."""
+        plain, in_wraps = self.kinds[0].pool, self.wrapped.pool
+        at = [(id(plain), i) for i in range(len(plain.queries))] + [(id(in_wraps), i) for i in range(len(self.inner))]
+        return {at[i] for i, _ in twins_of([*(q.text for q in plain.queries), *self.inner], texts)}
+
+
+@cache
+def _shipped() -> _Shipped:
+    rng = np.random.default_rng(0)
+    drawn = {
+        kind: _draw(queries, MAX_NEAR_KIND, MAX_NEAR_CHARACTERS, rng)
+        if kind.startswith(_NEAR)
+        else _draw(queries, MAX_KIND, MAX_KIND_CHARACTERS, rng)
+        for kind, queries in background().items()
+    }
+    fitted, held_out = _taken_for_wraps(drawn, rng)
+    in_wraps = [(WRAPPED, wrapped(fitted, wraps("fit"))), (WRAPPED, wrapped(held_out, wraps("held_out")))]
+    kinds = _pooled(list(drawn.items()))
+    to_fit, unseen = _pooled(in_wraps)
+    inner = [""] * (len(to_fit) + len(unseen))
+    for part, queries in ((to_fit, fitted), (unseen, held_out)):
+        for row, q in zip(part.rows, queries, strict=True):
+            inner[row] = q.text
+    return _Shipped(kinds, to_fit, unseen, inner)
+
+
+def shipped_pools() -> tuple[Pool, Pool]:
+    """The background's: plain, and in wraps."""
+    found = _shipped()
+    return found.kinds[0].pool, found.wrapped.pool
+
+
+def _pooled(named: Sequence[tuple[str, Sequence[Query]]]) -> list[Part]:
+    """Parts of one pool."""
+    queries = [q for _, some in named for q in some]
+    order = sorted(range(len(queries)), key=lambda i: [m["content"] for m in queries[i].messages])
+    rank = np.empty(len(queries), dtype=np.intp)
+    rank[order] = np.arange(len(queries))
+    pool, ends = Pool([queries[i] for i in order]), np.cumsum([len(some) for _, some in named])
+    return [Part(name, pool, rank[end - len(some) : end]) for (name, some), end in zip(named, ends, strict=True)]
+
+
+def _without(part: Part, rows: set[tuple[int, int]]) -> Part:
+    kept = [row for row in part.rows if (id(part.pool), int(row)) not in rows]
+    return Part(part.name, part.pool, np.array(kept, dtype=np.intp))
+
+
+def _some_in_wraps(parts: dict[str, list[Query]], rng: np.random.Generator) -> tuple[list[Query], list[Query]]:
+    """Queries in wraps to fit on, and others in wraps that no gate is fitted with; both are taken out of their parts."""
+    fitted, held_out = _taken_for_wraps(parts, rng)
+    return wrapped(fitted, wraps("fit")), wrapped(held_out, wraps("held_out"))
+
+
+def _taken_for_wraps(parts: dict[str, list[Query]], rng: np.random.Generator) -> tuple[list[Query], list[Query]]:
+    """Takes out queries that go into wraps, to fit on and to measure by: no fold, and no figure, has one both plain and wrapped."""
+    plain = [(name, j) for name, queries in parts.items() for j, q in enumerate(queries) if len(q.text) <= _PLAIN]
     most = int(_WRAPPED_SHARE * len(plain))
     order = [plain[i] for i in rng.permutation(len(plain))]
     fitted = order[: min(FIT_WRAPPED, most)]
     held_out = order[len(fitted) : len(fitted) + min(HELD_OUT_WRAPPED, most)]
+    taken = [parts[name][j] for name, j in fitted], [parts[name][j] for name, j in held_out]
     gone = {*fitted, *held_out}
-    left = [Part(p.name, [q for j, q in enumerate(p.queries) if (i, j) not in gone]) for i, p in enumerate(parts)]
-    left.append(Part(WRAPPED, wrapped([parts[i].queries[j] for i, j in fitted], wraps("fit"))))
-    return [p for p in left if p.queries], wrapped([parts[i].queries[j] for i, j in held_out], wraps("held_out"))
+    for name, queries in parts.items():
+        parts[name] = [q for j, q in enumerate(queries) if (name, j) not in gone]
+    return taken
 
 
 def _draw(queries: Sequence[Query], rows: int, characters: int, rng: np.random.Generator) -> list[Query]:

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fs_local.capture import capture, query_request
+from fs_local.capture import Captured, capture, query_request
 from fs_local.examples import Pair
 from fs_local.fitting.options import FitOptions, Progress
-from fs_local.fitting.queries import GateQueries, labels
+from fs_local.fitting.queries import GateQueries, Part, labels
+from fs_local.method.crossfit import Labelled
 from fs_local.method.folded import F32
-from fs_local.method.gates import Labelled
 from fs_local.method.readings import Reading
 from fs_local.method.rows import Index, Rows, release
 from fs_local.runtime.model import Model
@@ -71,56 +71,55 @@ class PairStates:
 
 @dataclass(frozen=True)
 class QueryStates:
-    """States of the queries that a gate is chosen from, by place, one row a query: IR queries, general ones, then both kinds in wraps that
-    no gate is fitted with.
+    """States of the queries that a gate is chosen from, by place, one row a query.
 
     Attributes:
-        by_place: (n, d) each.
-        n_ir, n_general, n_unseen_ir: how many there are of each; the rest are general queries in unseen wraps.
+        ir, general: (n, d) and (m, d) each. unseen_ir, unseen_general: of both kinds in wraps that no gate is fitted with; empty where
+            there are none.
         ir_parts, kinds: the part of each IR query, and the kind of each general one, as numbers; kind_names: of these.
         ir_groups, general_groups: of near twins.
         ir_keys: what tells IR queries apart, one a row.
     """
 
-    by_place: dict[Place, F32]
-    n_ir: int
-    n_general: int
-    n_unseen_ir: int
+    ir: Mapping[Place, Rows]
+    general: Mapping[Place, Rows]
     ir_parts: NDArray[np.intp]
     kinds: NDArray[np.intp]
     kind_names: tuple[str, ...]
     ir_groups: NDArray[np.intp]
     general_groups: NDArray[np.intp]
     ir_keys: Sequence[object]
+    unseen_ir: Mapping[Place, Rows] = field(default_factory=dict)
+    unseen_general: Mapping[Place, Rows] = field(default_factory=dict)
+
+    @property
+    def n_ir(self) -> int:
+        return len(self.ir_parts)
+
+    @property
+    def n_general(self) -> int:
+        return len(self.kinds)
 
     @property
     def layers(self) -> list[int]:
-        return sorted({layer for layer, _ in self.by_place})
+        return sorted({layer for layer, _ in self.ir})
 
     def readings_at(self, layers: Sequence[int]) -> tuple[Reading, ...]:
         """Which of the readings that gates take are there at all of these layers."""
-        return tuple(r for r in READINGS if all((layer, r) in self.by_place for layer in layers))
-
-    def ir_at(self, layer: int, reading: Reading = "last") -> F32:
-        return self.by_place[layer, reading][: self.n_ir]
-
-    def general_at(self, layer: int, reading: Reading = "last") -> F32:
-        return self.by_place[layer, reading][self.n_ir : self.n_ir + self.n_general]
+        return tuple(r for r in READINGS if all((layer, r) in self.ir for layer in layers))
 
     def labelled(self, places: Sequence[Place]) -> tuple[Labelled, Labelled]:
         """IR and general queries, as gates are fitted on them."""
-        ir = [Rows.of(self.ir_at(*place)) for place in places]
-        general = [Rows.of(self.general_at(*place)) for place in places]
+        ir, general = ([side[place] for place in places] for side in (self.ir, self.general))
         return Labelled(ir, self.ir_parts, self.ir_groups), Labelled(general, self.kinds, self.general_groups)
 
-    def unseen(self, places: Sequence[Place]) -> tuple[Rows, Rows]:
+    def unseen(self, places: Sequence[Place]) -> tuple[Rows | None, Rows | None]:
         """IR and general queries in unseen wraps, as a gate takes them, (n, places × d) each."""
-        at = self.n_ir + self.n_general
-        rows = [self.by_place[place][at:] for place in places]
-        return (
-            Rows.of(*(r[: self.n_unseen_ir] for r in rows)),
-            Rows.of(*(r[self.n_unseen_ir :] for r in rows)),
+        ir, general = (
+            Rows.of(*(side[place] for place in places)) if side else None
+            for side in (self.unseen_ir, self.unseen_general)
         )
+        return ir, general
 
 
 def pair_states(
@@ -154,33 +153,44 @@ def query_states(
     report: Progress,
     captures: Path | None,
 ) -> QueryStates:
-    """Captures what a gate may be chosen from, and what AlphaSteer maps: the same layers for every method, so that one capture on
-    disk serves them all."""
+    """Captures what a gate may be chosen from, and what AlphaSteer maps: the same blocks for every method, and wherever it steers, so that
+    a capture on disk serves them all."""
     supervised = bool(queries.general)
     layers = {x for together in gate_layers(model.n_layer, options, steered, supervised) for x in together}
     if supervised:
         layers.update(layer for together in steer_layers(model, options) for layer in together)
+        if options.gate_layer is None:
+            layers.update(_blocks(model.n_layer, (*GATE_DEPTHS, *EARLY_DEPTHS)))
     readings: tuple[Reading, ...] = (*READINGS, "mean") if options.method == "cast" else READINGS
-    everything = queries.all
-    found = capture(
-        model,
-        [query_request(model, q) for q in everything],
-        sorted(layers),
-        lambda done, total: report("capture queries", done, total),
-        captures,
-        readings,
-    )
-    by_place = {(layer, reading): found.at(layer, reading) for layer in layers for reading in readings}
+    total = sum(len(pool.queries) for pool in queries.pools)
+    found: dict[int, Captured] = {}
+    for pool in queries.pools:
+        before = sum(len(c.queries) for c in found.values())
+        found[id(pool)] = capture(
+            model,
+            [query_request(model, q) for q in pool.queries],
+            sorted(layers),
+            lambda done, _, before=before: report("capture queries", before + done, total),  # type: ignore[misc]
+            captures,
+            readings,
+        )
+
+    def at(parts: Sequence[Part]) -> dict[Place, Rows]:
+        places = [(layer, reading) for layer in sorted(layers) for reading in readings] if parts else []
+        return {
+            place: Rows.stacked(*(Rows.of(found[id(p.pool)].at(*place))[p.rows] for p in parts)) for place in places
+        }
+
     (ir_parts, ir_groups), (kinds, general_groups) = labels(queries.ir), labels(queries.general)
     return QueryStates(
-        by_place,
-        len(ir_parts),
-        len(kinds),
-        len(queries.unseen_ir),
+        at(queries.ir),
+        at(queries.general),
         ir_parts,
         kinds,
         tuple(k.name for k in queries.general),
         ir_groups,
         general_groups,
         [repr(q) for part in queries.ir for q in part.queries],
+        at(queries.unseen_ir),
+        at(queries.unseen_general),
     )

@@ -12,8 +12,10 @@ from sklearn.metrics import roc_auc_score, roc_curve
 from fs_local.evaluation.intervals import wilson
 from fs_local.fitting.options import FitOptions, Progress
 from fs_local.fitting.states import Place, QueryStates
+from fs_local.method.crossfit import folds_of
 from fs_local.method.folded import F32, Gate, open_gate
-from fs_local.method.gates import LogisticGate, QuantileGate, SoftGate, folds_of, is_open
+from fs_local.method.gates import QuantileGate, SoftGate, is_open
+from fs_local.method.logistic import LogisticGate
 from fs_local.method.readings import Reading
 from fs_local.method.rivals import CosineCondition
 from fs_local.method.rows import Rows
@@ -132,7 +134,7 @@ def _logistic(states: QueryStates, layers: Sequence[int], options: FitOptions) -
             KindFigures(name=name, rows=k.n, opened=k.unseen, low=low, high=high, opened_seen=k.seen, held=k.held)
         )
         openers[name] = k.openers
-    in_wraps = [_share(is_open(gate.opening(rows))) if len(rows) else None for rows in states.unseen(places)]
+    in_wraps = [_share(is_open(gate.opening(rows))) if rows else None for rows in states.unseen(places)]
     unseen = gate.general_unseen_score_
     return When(
         gate.gate_,
@@ -163,7 +165,7 @@ def _one_class(
     plan = [(layer, rank) for layer in layers for rank in (RANKS if states.n_general else (8,))]
     found: list[tuple[float, When]] = []
     for i, (layer, rank) in enumerate(plan):
-        ir, general = states.ir_at(layer), states.general_at(layer) if states.n_general else None
+        ir, general = states.ir[layer, "last"], states.general.get((layer, "last"))
         gate = (
             SoftGate(rank, seed=options.seed) if kind == "soft" else QuantileGate(rank, options.tail, seed=options.seed)
         ).fit(ir, general)
@@ -190,8 +192,8 @@ def _one_class(
 
 def _condition(states: QueryStates, layers: Sequence[int], options: FitOptions) -> When:
     """CAST's condition on the mean over the prompt (where it was read), at the block of the best F1."""
-    reading: Reading = "mean" if all((layer, "mean") in states.by_place for layer in layers) else "last"
-    at = {layer: (states.ir_at(layer, reading), states.general_at(layer, reading)) for layer in layers}
+    reading: Reading = "mean" if all((layer, "mean") in states.ir for layer in layers) else "last"
+    at = {layer: (states.ir[layer, reading], states.general[layer, reading]) for layer in layers}
     fitted = {layer: CosineCondition().fit(*at[layer]) for layer in layers}
     layer = max(fitted, key=lambda x: fitted[x].f1_)
     gate = fitted[layer].gate_
@@ -214,11 +216,10 @@ def _condition(states: QueryStates, layers: Sequence[int], options: FitOptions) 
 
 
 def _beyond_threshold(
-    ir: F32, general: F32, ir_groups: NDArray[np.intp], general_groups: NDArray[np.intp], seed: int
+    at_ir: Rows, at_general: Rows, ir_groups: NDArray[np.intp], general_groups: NDArray[np.intp], seed: int
 ) -> tuple[F32, F32]:
-    """How far IR (n,) and general queries (m,) are beyond the threshold of a condition that was fitted without them. ir: (n, d); general: (m, d)."""
-    beyond = np.empty(len(ir), dtype=np.float32), np.empty(len(general), dtype=np.float32)
-    at_ir, at_general = Rows.of(ir), Rows.of(general)
+    """How far IR (n,) and general queries (m,) are beyond the threshold of a condition that was fitted without them. at_ir: (n, d); at_general: (m, d)."""
+    beyond = np.empty(len(at_ir), dtype=np.float32), np.empty(len(at_general), dtype=np.float32)
     fold_ir, fold_general = folds_of(ir_groups, _FOLDS, seed), folds_of(general_groups, _FOLDS, seed)
     for fold in range(_FOLDS):
         gate = (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from fs_local.fitting.options import FitOptions
 from fs_local.fitting.states import READINGS, QueryStates, gate_layers
 from fs_local.fitting.when import When, choose_when
 from fs_local.method.readings import Reading
+from fs_local.method.rows import Rows
 
 WIDTH, N_IR, N_GENERAL, N_UNSEEN = 24, 120, 300, 40
 USUAL, EARLY = (10, 12), (4, 6)
@@ -22,20 +24,21 @@ def states(
     """By block: how far IR queries are from general ones. The last third of the general ones, a kind of their own, is `kind_shift` as
     far; queries in unseen wraps are `unseen_shift` as far, IR and general alike."""
     rng = np.random.default_rng(0)
-    by_place = {}
+    found: list[dict[tuple[int, Reading], Rows]] = [{}, {}, {}, {}]
     for layer, shift in shifts.items():
         for reading in readings:
             rows = rng.standard_normal((N_IR + N_GENERAL + 2 * N_UNSEEN, WIDTH))
             rows[:N_IR, 0] += shift
             rows[N_IR + 200 : N_IR + N_GENERAL, 0] += kind_shift * shift
             rows[N_IR + N_GENERAL :, 0] += unseen_shift * shift
-            by_place[layer, reading] = rows.astype(np.float32)
+            cuts = np.cumsum([N_IR, N_GENERAL, N_UNSEEN])
+            for side, part in zip(found, np.split(rows.astype(np.float32), cuts), strict=True):
+                side[layer, reading] = Rows.of(part)
     zeros, kinds = np.zeros(N_IR, dtype=np.intp), np.repeat([0, 1], [200, 100]).astype(np.intp)
     groups = np.arange(N_GENERAL, dtype=np.intp)
     keys = list(range(N_IR))
-    return QueryStates(
-        by_place, N_IR, N_GENERAL, N_UNSEEN, zeros, kinds, ("plain", "near"), groups[:N_IR], groups, keys
-    )
+    ir, general, *unseen = found
+    return QueryStates(ir, general, zeros, kinds, ("plain", "near"), groups[:N_IR], groups, keys, *unseen)
 
 
 def chosen(
@@ -72,9 +75,10 @@ def test_a_kind_that_is_like_the_ir_queries_is_named_with_its_rows() -> None:
 
 
 def test_ir_queries_that_look_general_are_found() -> None:
-    found = states({10: 3.0, 12: 3.0})
-    for place in found.by_place:
-        found.by_place[place][:5, 0] -= 5.0
+    plain = states({10: 3.0, 12: 3.0})
+    moved = np.zeros((N_IR, WIDTH), dtype=np.float32)
+    moved[:5, 0] = -5.0
+    found = replace(plain, ir={place: Rows.of(rows.read(np.arange(N_IR)) + moved) for place, rows in plain.ir.items()})
     assert set(chosen(found).ir_like_general) <= {0, 1, 2, 3, 4}
     assert len(chosen(found).ir_like_general) >= 4
 

@@ -8,8 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fs_local.errors import FitError
+from fs_local.method.crossfit import Labelled, folds_of
 from fs_local.method.folded import CLOSED_BELOW, empirical_cdf, ramp
-from fs_local.method.gates import Labelled, LogisticGate, QuantileGate, SoftGate, folds_of
+from fs_local.method.gates import QuantileGate, SoftGate
+from fs_local.method.logistic import LogisticGate
 from fs_local.method.margins import Moments, Side, discriminant
 from tests.packs import random_gate
 
