@@ -21,6 +21,7 @@ from fs_local.commands.options import (
 )
 from fs_local.commands.output import print_json
 from fs_local.commands.placing import Placing
+from fs_local.commands.sharing import Sharing
 from fs_local.commands.values import choice, number_or_auto, numbers_or_auto
 
 
@@ -75,6 +76,7 @@ def fit(
     seed: Seed = 0,
     *,
     placing: Placing,
+    sharing: Sharing,
     as_json: AsJson = False,
 ) -> None:
     """Fit a steering pack from examples, with the model itself. A search that was stopped goes on where it was.
@@ -130,7 +132,7 @@ def fit(
     else:
         with loading() as progress:
             loaded = Model.load(path, placement=placing.placement, progress=progress)
-        with loaded, stages(as_json) as told:
+        with loaded, stages(as_json) as told, sharing.between(loaded):
             store = Store.for_model(loaded.build)
             fitted = fit_pack(loaded, examples, options, told, store, given)
     for note in fitted.notes:

@@ -20,6 +20,7 @@ from fs_local.commands.options import (
 )
 from fs_local.commands.output import print_json
 from fs_local.commands.placing import Placing
+from fs_local.commands.sharing import Sharing
 from fs_local.commands.values import choice, number_or_auto
 
 
@@ -42,6 +43,7 @@ def gate(
     seed: Seed = 0,
     *,
     placing: Placing,
+    sharing: Sharing,
     as_json: AsJson = False,
 ) -> None:
     """Put a gate before a control vector, or before a pack in place of its own: it then steers only queries like those of --ir.
@@ -71,7 +73,7 @@ def gate(
     pack, examples = read_pack(source, path), read_gate_examples(ir, general or [])
     with loading() as progress:
         loaded = Model.load(path, placement=placing.placement, progress=progress)
-    with loaded, stages() as told:
+    with loaded, stages() as told, sharing.between(loaded):
         note = check_model(pack, loaded)
         pack, notes = gated(loaded, pack, examples, options, told, Store.for_model(loaded.build))
     for said in (*([note] if note else []), *notes):

@@ -12,7 +12,7 @@ from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, NoReturn
 
 from fs_local.errors import ModelError
 from fs_local.runtime import gguf_header
@@ -42,14 +42,21 @@ class Model:
         bos: the token that begins a text; -1 where there is none.
         can_roll_back: whether the end of a sequence can be removed from its memory; not so with a recurrent state.
         build: what its results depend on: these very weights, the version of llama-cpp-python, and the kernels.
+        placement, extra_kernels: as it was loaded. is_remote: whether workers compute some of it.
         call: makes a call into llama.cpp that may need a worker: `WorkerLost` where one is gone.
     """
 
     def __init__(
-        self, handle: Any, header: gguf_header.GgufHeader, kernels: str, call: Callable[..., Any] | None = None
+        self,
+        handle: Any,
+        header: gguf_header.GgufHeader,
+        placement: Placement,
+        extra_kernels: bool,
+        call: Callable[..., Any] | None = None,
     ) -> None:
         api = llama()
-        self.is_remote = call is not None
+        self.placement, self.extra_kernels = placement, extra_kernels
+        self.is_remote = bool(placement.workers)
         self.call: Callable[..., Any] = call or _directly
         self._handle = handle
         self._closed, self._held = False, 0
@@ -66,6 +73,7 @@ class Model:
         self.fingerprint = gguf_header.fingerprint(header)
         self.quantization = gguf_header.quantization(header)
         # llama.cpp's own version is that of its next release, the same for many builds
+        kernels = kernels_name(placement, extra_kernels)
         self.build = f"{gguf_header.weights_digest(header)}-{version('llama-cpp-python')}-{kernels}"
         self.bos: int = api.llama_vocab_bos(self._vocab)
         self.template = ChatTemplate(
@@ -136,7 +144,7 @@ class Model:
                 raise raised[0]
             if not handle:
                 raise ModelError(f"llama.cpp can't load {path}: {recent_problems() or 'it gives no reason'}")
-            return cls(handle, header, kernels_name(placement, extra_kernels), guard)
+            return cls(handle, header, placement, extra_kernels, guard)
         except BaseException:
             if handle:
                 (guard or _directly)(api.llama_model_free, handle)
@@ -173,6 +181,12 @@ class Model:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def __reduce__(self) -> NoReturn:
+        """Raises ModelError: what is in a process's memory can't go to another one."""
+        raise ModelError(
+            "an open model can't be sent to another process or kept in a file; send its path, and load it there"
+        )
 
     @property
     def handle(self) -> Any:
