@@ -37,12 +37,12 @@ struct state {
     const uint8_t *wanted;     /* one byte a layer */
     const struct runs *added;  /* one a layer */
     float *rows;               /* room for `room` rows of `width` numbers */
-    int64_t room;
     int64_t width;
     int32_t n_layer;
     bool on;
     bool skip;    /* nothing is to be computed */
     bool stopped; /* nothing more is to be computed in this decode */
+    int64_t room;
 };
 
 /* The layer of `l_out-{layer}`; -1 for any other tensor. */
@@ -116,8 +116,7 @@ PyMODINIT_FUNC PyInit__node_filter(void)
     PyObject *self = PyModule_Create(&module);
     if (self == NULL)
         return NULL;
-    if (PyModule_AddObject(self, "on_node", PyLong_FromVoidPtr((void *)on_node)) < 0 ||
-        PyModule_AddIntConstant(self, "state_size", sizeof(struct state)) < 0) {
+    if (PyModule_AddObject(self, "on_node", PyLong_FromVoidPtr((void *)on_node)) < 0) {
         Py_DECREF(self);
         return NULL;
     }

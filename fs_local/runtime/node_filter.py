@@ -51,12 +51,12 @@ class _State(ctypes.Structure):
         ("wanted", ctypes.c_void_p),
         ("added", ctypes.c_void_p),
         ("rows", ctypes.c_void_p),
-        ("room", ctypes.c_int64),
         ("width", ctypes.c_int64),
         ("n_layer", ctypes.c_int32),
         ("on", ctypes.c_bool),
         ("skip", ctypes.c_bool),
         ("stopped", ctypes.c_bool),
+        ("room", ctypes.c_int64),
     )
 
 
@@ -152,11 +152,10 @@ class NodeFilter:
 
 
 def native_address() -> int | None:
-    """Address of the C function; None where it was not built, or from another version of its source, or is not to be used."""
+    """Address of the C function; None where it was not built, or is not to be used."""
     if os.environ.get("FS_LOCAL_PURE_PYTHON", "0") not in ("", "0"):
         return None
     try:
-        built = importlib.import_module("fs_local.runtime._node_filter")
-        return int(built.on_node) if built.state_size == ctypes.sizeof(_State) else None
-    except (ImportError, AttributeError):
+        return int(importlib.import_module("fs_local.runtime._node_filter").on_node)
+    except ImportError:
         return None
