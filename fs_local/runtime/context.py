@@ -191,6 +191,7 @@ class Context:
             raised, self._raised = self._raised, None
             if raised is not None:
                 raise raised
+        self._model.check_file()
         if status == 1:
             raise ContextFullError(f"the context of {self.n_ctx} tokens is full; shorten the text or raise --ctx")
         if status != 0:

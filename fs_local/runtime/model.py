@@ -21,9 +21,10 @@ from fs_local.runtime.guard import WorkerLost
 from fs_local.runtime.interrupt import deferred_interrupt
 from fs_local.runtime.kernel_probe import probe_kernels
 from fs_local.runtime.library import clear_log, llama, recent_problems
+from fs_local.runtime.mapped_file import MappedFile
 from fs_local.runtime.placement import Placement, guard_for
 from fs_local.runtime.prompt import Prompt, build_prompt
-from fs_local.runtime.template import ChatTemplate, Message
+from fs_local.runtime.template import ChatTemplate, Message, Tool
 
 Progress = Callable[[float], None]
 
@@ -61,6 +62,7 @@ class Model:
         self._handle = handle
         self._closed, self._held = False, 0
         self._held_lock = threading.Lock()
+        self._file = MappedFile(header.path)
         self._vocab = api.llama_model_get_vocab(handle)
         self.path = header.path
         self.architecture = header.architecture
@@ -170,6 +172,7 @@ class Model:
     def _free_unused(self) -> None:
         with self._held_lock:
             if self._closed and not self._held and self._handle:
+                self._file.close()
                 with suppress(WorkerLost):
                     self.call(llama().llama_model_free, self._handle)
                 self._handle = None
@@ -187,6 +190,13 @@ class Model:
         raise ModelError(
             "an open model can't be sent to another process or kept in a file; send its path, and load it there"
         )
+
+    def check_file(self) -> None:
+        """To be called after a computation. Raises ModelError: its weights were not all there, since the file has been cut short."""
+        if self._file.is_lost:
+            raise ModelError(
+                f"{self.path.name} was cut short while it was in use, and answers no more; load it again when it is whole"
+            )
 
     @property
     def handle(self) -> Any:
@@ -244,9 +254,9 @@ class Model:
         """Whether a token is one of the model's end-of-generation tokens."""
         return bool(llama().llama_vocab_is_eog(self.vocab, token))
 
-    def prompt(self, messages: Sequence[Message]) -> Prompt:
+    def prompt(self, messages: Sequence[Message], tools: Sequence[Tool] = ()) -> Prompt:
         """A conversation, rendered by the chat template, ready for an answer. Raises as `build_prompt`."""
-        return build_prompt(self, messages)
+        return build_prompt(self, messages, tools)
 
     def prompt_tokens(self, messages: Sequence[Message]) -> list[int]:
         """The tokens of `prompt` alone."""

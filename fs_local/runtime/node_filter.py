@@ -18,6 +18,8 @@ from numpy.typing import NDArray
 
 from fs_local.runtime.library import ggml, llama
 
+PURE_PYTHON = "FS_LOCAL_PURE_PYTHON"
+"""The environment variable that leaves the C function out, if it is neither empty nor 0."""
 F32 = NDArray[np.float32]
 OnNode = Callable[[int, bool, Any], bool]
 """`cb_eval`: the tensor's address, whether llama.cpp only asks for it, user data."""
@@ -153,7 +155,7 @@ class NodeFilter:
 
 def native_address() -> int | None:
     """Address of the C function; None where it was not built, or is not to be used."""
-    if os.environ.get("FS_LOCAL_PURE_PYTHON", "0") not in ("", "0"):
+    if os.environ.get(PURE_PYTHON, "0") not in ("", "0"):
         return None
     try:
         return int(importlib.import_module("fs_local.runtime._node_filter").on_node)

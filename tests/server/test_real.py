@@ -112,7 +112,9 @@ def test_decide_and_compare(real: Real) -> None:
     decided = answer(real, {"input": [QUERY, "Hello"], "steering": {"explain": "full"}}, "/v1/steering/decide")
     for text, entry in zip((QUERY, "Hello"), decided["data"], strict=True):
         assert same(entry["decisions"], library(real, Steer(), text)[1])
-        assert abs(sum(entry["decisions"][0]["weights"]) - 1) < 1e-5
+        first = entry["decisions"][0]
+        assert abs(sum(first["weights"]) - 1) < 1e-5
+        assert abs(sum(c["part"] for c in first["carried"]) - first["margin"]) < 1e-5
     strong = {"packs": {"opened": {"strength": 8.0}}}
     both = answer(real, ask(steering=strong), "/v1/steering/compare")
     assert both["unsteered"]["message"]["content"] == library(real, Steer(enabled=False))[0]
@@ -291,6 +293,22 @@ def test_a_model_that_is_truncated_after_it_was_loaded(tiny: Path, tmp_path: Pat
         assert refused.status_code == 503
         assert "changed on disk" in refused.json()["error"]["message"]
         assert str(tmp_path) not in refused.text
+        assert http.get("/health").status_code == 200
+
+
+def test_a_model_that_is_truncated_while_it_answers(tiny: Path, tmp_path: Path) -> None:
+    file = tmp_path / "tiny.gguf"
+    shutil.copy(tiny, file)
+    with real_server(file) as (server, _), client(server) as http:
+        body = ask(max_tokens=1500, stream=True, logit_bias={"2": -100, "0": -100})
+        with http.stream("POST", "/v1/chat/completions", json=body) as events:
+            lines = (line for line in events.iter_lines() if line)
+            next(lines)
+            os.truncate(file, 4096)
+            *_, error, end = lines
+        assert "was cut short while it was in use" in error
+        assert end == "data: [DONE]"
+        assert http.post("/v1/chat/completions", json=ask(max_tokens=1)).status_code == 503
         assert http.get("/health").status_code == 200
 
 
