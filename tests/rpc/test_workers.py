@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fs_local.engine import Engine, Request, Sampling, Steer
+from fs_local.engine import Decision, Engine, Request, Sampling, Steer
 from fs_local.model_files import resolve_model
 from fs_local.runtime.context import Context
 from fs_local.runtime.layer_states import LayerStates
@@ -123,7 +123,7 @@ def test_one_pass_gives_what_two_give_and_closed_is_unsteered(far: Model, layers
                 logits[gate, way] = [(p.text, p.logprobs) for p in engine.submit(request)]
             decisions = engine.decide(prompt)
         if gate == "open":
-            given = Steer(given={layer: decisions[0].addition[0]})
+            given = Steer(given=(Decision.of_vectors({layer: decisions[0].addition[0]}),))
             with Engine(far, [], n_ctx=512, n_threads=1) as engine:
                 request = Request(prompt, sampling=Sampling.greedy(), max_tokens=8, steer=given, logprobs=5)
                 logits["given", "steered"] = [(p.text, p.logprobs) for p in engine.submit(request)]
@@ -137,7 +137,7 @@ def test_a_token_costs_hardly_more_bytes_where_it_is_steered(two: tuple[WorkerPr
         script = f"""
 import sys; sys.path.insert(0, {str(ROOT)!r})
 from pathlib import Path
-from fs_local.engine import Engine, Request, Sampling, Steer
+from fs_local.engine import Decision, Engine, Request, Sampling, Steer
 from fs_local.model_files import resolve_model
 from fs_local.runtime.model import Model
 from fs_local.runtime.placement import Placement
