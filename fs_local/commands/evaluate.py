@@ -7,12 +7,15 @@ from typing import Annotated, Optional
 
 import typer
 
+from fs_local.commands.answering import with_options
 from fs_local.commands.files import check_outputs
-from fs_local.commands.options import AsJson, GpuLayers, Packs
+from fs_local.commands.options import AsJson, Packs
 from fs_local.commands.output import print_json
+from fs_local.commands.placing import Placing
 from fs_local.commands.values import choice
 
 
+@with_options
 def evaluate(
     model: Annotated[
         Optional[str],
@@ -42,7 +45,7 @@ def evaluate(
     ] = None,
     limit: Annotated[Optional[int], typer.Option(min=1, help="Only the first rows of each file.")] = None,
     report: Annotated[Optional[Path], typer.Option(help="Where an HTML page about the results goes.")] = None,
-    gpu_layers: GpuLayers = 0,
+    placing: Placing,
     as_json: AsJson = False,
 ) -> None:
     """Measure what packs change, and what they leave alone. An evaluation that was stopped goes on where it was.
@@ -54,7 +57,7 @@ def evaluate(
     Example, all tables from one file: fs-local evaluate --suite compare --protocol protocol.toml --report tables.html
     """
     if protocol is not None:
-        if suite != "compare" or model is not None or data or pack or limit is not None or gpu_layers:
+        if suite != "compare" or model is not None or data or pack or limit is not None or placing != Placing():
             raise typer.BadParameter(
                 "--protocol goes with --suite compare, --report and --json alone; the file says the rest"
             )
@@ -77,7 +80,7 @@ def evaluate(
     check_outputs(report, inputs=[Path(model), *(f.path for f in files), *(pack or [])])
     packs = [Pack.load(p) for p in pack or []]
     with loading() as progress:
-        loaded = Model.load(resolve_model(model), gpu_layers=gpu_layers, progress=progress)
+        loaded = Model.load(resolve_model(model), placement=placing.placement, progress=progress)
     with loaded, stages() as told:
         store = Store.for_model(loaded.build)
         found = evaluate_packs(loaded, packs, files, compare=suite == "compare", store=store, progress=told)

@@ -7,23 +7,26 @@ from typing import Annotated, Optional
 
 import typer
 
+from fs_local.commands.answering import with_options
 from fs_local.commands.files import check_outputs
 from fs_local.commands.options import (
     AsJson,
     GateLayer,
     General,
     GeneralBudget,
-    GpuLayers,
     ModelArgument,
     NoBackground,
     PackOutput,
     Seed,
 )
 from fs_local.commands.output import print_json
+from fs_local.commands.placing import Placing
+from fs_local.commands.sharing import Sharing
 from fs_local.commands.values import choice, number_or_auto, numbers_or_auto
 from fs_local.pack.manifest import METHODS
 
 
+@with_options
 def fit(
     model: ModelArgument,
     pairs: Annotated[
@@ -72,7 +75,9 @@ def fit(
         Optional[str], typer.Option(help="A lesson's name, in place of files; fs-local lesson list shows them.")
     ] = None,
     seed: Seed = 0,
-    gpu_layers: GpuLayers = 0,
+    *,
+    placing: Placing,
+    sharing: Sharing,
     as_json: AsJson = False,
 ) -> None:
     """Fit a steering pack from examples, with the model itself. A search that was stopped goes on where it was.
@@ -127,8 +132,8 @@ def fit(
             fitted = fit_untried(model_identity(path), given, options, told)
     else:
         with loading() as progress:
-            loaded = Model.load(path, gpu_layers=gpu_layers, progress=progress)
-        with loaded, stages(as_json) as told:
+            loaded = Model.load(path, placement=placing.placement, progress=progress)
+        with loaded, stages(as_json) as told, sharing.between(loaded):
             store = Store.for_model(loaded.build)
             fitted = fit_pack(loaded, examples, options, told, store, given)
     for note in fitted.notes:
