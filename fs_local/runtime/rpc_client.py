@@ -54,7 +54,7 @@ def join(workers: Sequence[str], call: Guard) -> list[Device]:
     found = []
     for worker in workers:
         try:
-            registered = call(library.ggml_backend_rpc_add_server, worker.encode())
+            registered = call(library.add_server, worker.encode())
         except WorkerLost:
             raise ModelError(
                 f"the worker {worker} speaks another version of llama.cpp's RPC ({recent_problems() or 'it broke off'}); "

@@ -51,7 +51,7 @@ def serve(
     endpoint, folder = f"{host}:{port}", None if cache is None else os.fsencode(cache) + b"/"
     threads = n_threads or default_threads()
     thread = threading.Thread(
-        target=library.ggml_backend_rpc_start_server,
+        target=library.start_server,
         args=(endpoint.encode(), folder, threads, len(devices), handles),
         daemon=True,  # it never ends by itself, so that Ctrl-C has to end the process
     )
