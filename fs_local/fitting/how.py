@@ -221,7 +221,10 @@ class _Search:
 def about(how: How, pairs: Sequence[Pair]) -> list[ExpertAbout]:
     """What each expert is about: its training pairs nearest to its prototype; no texts where `pairs` is empty."""
     if how.mixture is None:
-        return [ExpertAbout(pairs=len(how.train), queries=[])]
+        nothing = [ExpertAbout(pairs=0, queries=[])] * (
+            len(how.experts.prototypes) - 1
+        )  # DSAS has one that adds nothing
+        return [ExpertAbout(pairs=len(how.train), queries=[]), *nothing]
     prototypes = how.experts.prototypes
 
     def along(chunk: F32) -> F32:
