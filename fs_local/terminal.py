@@ -277,6 +277,14 @@ def summary_rows(pack: Pack, size: int) -> list[tuple[str, str]]:
             "validation error",
             f"{f.validation_error:.4g}, the constant mean vector's {f.constant_error:.4g} ({compared})",
         )
+    if f.held_out is not None:
+        effect = {"refusal": "refuses", "mc2": "probability of the preferred answers", None: ""}[f.effect_kind]
+        budget = "" if f.held_out.within_budget else " (over the fluency budget)"
+        row(
+            "held out",
+            f"{effect} {f.held_out.effect:.0%} (unsteered {f.unsteered_held_out or 0:.0%}) on {f.held_out.pairs} pairs that had no part in "
+            f"the fit; repeated words {f.held_out.repeated:.0%}, perplexity ×{f.held_out.perplexity_ratio:.2f}{budget}",
+        )
     for k, about in enumerate(m.experts):
         if about.queries:
             row(f"  expert {k + 1}", f"{about.pairs} pairs, such as: {about.queries[0]}")

@@ -1,7 +1,8 @@
 """A fit: how to steer, when to steer, and all that is known of both, in a pack.
 
 Whatever is chosen here is chosen on examples that were held out of what is being judged: pairs that the experts were not
-trained on for layer and strength, cross-fitted scores for the gate.
+trained on for layer and strength, cross-fitted scores for the gate. What is reported of the steering is measured on pairs that
+neither fitted nor chose anything (`fs_local.fitting.held_out`).
 """
 
 from __future__ import annotations
@@ -152,11 +153,13 @@ def _fitted(
             kinds=list(when.kinds),
             open_ir_in_wraps=when.open_ir_in_wraps,
             open_general_in_wraps=when.open_general_in_wraps,
-            validation_error=how.mixture.validation_error_ if how.mixture else None,
-            constant_error=how.mixture.constant_error_ if how.mixture else None,
+            validation_error=how.error,
+            constant_error=how.constant_error,
             effect_kind=how.effect_kind,
             unsteered_effect=how.unsteered_effect,
             trials=list(how.trials),
+            held_out=how.held_out,
+            unsteered_held_out=how.unsteered_held_out,
             gate_trials=list(when.trials),
         ),
         seed=options.seed,
@@ -168,13 +171,13 @@ def _fitted(
 
 def _notes(how: How) -> tuple[str, ...]:
     """What a person should know of the setting that was chosen, where it is no good one."""
-    trial, unsteered = how.chosen, how.unsteered_effect
+    trial, unsteered = how.held_out, how.unsteered_held_out
     if trial is None or unsteered is None:
         return ()
     notes = []
     if not trial.within_budget:
         notes.append(
-            f"no setting that was tried is within the fluency budget; the least harmful is taken (perplexity ×{trial.perplexity_ratio:.2f}, "
+            f"the chosen setting is not within the fluency budget on {trial.pairs} held-out pairs (perplexity ×{trial.perplexity_ratio:.2f}, "
             f"{trial.repeated:.0%} repeated words): read its answers, and use it with a smaller --strength"
         )
     if trial.effect <= unsteered:
@@ -216,6 +219,8 @@ def _record(pack: Pack, how: How, when: When, pairs: Sequence[Pair]) -> dict[str
         "trials": [t.model_dump() for t in how.trials],
         "effect_kind": how.effect_kind,
         "unsteered_effect": how.unsteered_effect,
+        "held_out": how.held_out.model_dump() if how.held_out else None,
+        "unsteered_held_out": how.unsteered_held_out,
         "chosen": {
             "pairs": max((t.pairs for t in how.trials), default=0),
             "layers": m.steer.layers,

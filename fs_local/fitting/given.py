@@ -201,7 +201,7 @@ def _checked(path: Path, arrays: Arrays, sha256: str) -> GivenStates:
     at_general: dict[Place, Rows] = {
         (layer, "last"): Rows.stacked(*(Rows.of(arrays[kind][layer]) for kind in kinds)) for layer in ir if kinds
     }
-    first = next(iter(ir.values()))
+    first = ir[min(ir)]
     n_ir, sizes = len(first), [shape[kind][0] for kind in kinds]
     queries = QueryStates(
         at_ir,
@@ -214,11 +214,12 @@ def _checked(path: Path, arrays: Arrays, sha256: str) -> GivenStates:
         [h.tobytes() for h in first],
     )
     differences = {layer: Rows.of(arrays["preferred"][layer] - arrays["undesired"][layer]) for layer in arrays["pairs"]}
+    keys = [h.tobytes() for h in arrays["pairs"][min(arrays["pairs"])]]
     named = {"pairs": "pairs' states", "ir": "IR states", "general": "general states", "contrast": "contrast states"}
     return GivenStates(
         path,
         width[0],
-        PairStates(arrays["pairs"], differences),
+        PairStates(arrays["pairs"], differences, np.unique(keys, return_inverse=True)[1].astype(np.intp), keys),
         queries,
         {words: DataFile(shape[kind][0], sha256) for kind, words in named.items() if arrays[kind]},
     )

@@ -8,9 +8,11 @@ from typing import Literal
 
 from fs_local.errors import DataError, FitError
 from fs_local.examples import DataFile, Pair, Query
-from fs_local.method.experts import MIN_PAIRS, split
+from fs_local.fitting.held_out import parts_of
+from fs_local.method.experts import VALIDATION
 from fs_local.method.gates import MIN_QUERIES
 from fs_local.method.logistic import check_budget
+from fs_local.method.splits import alone, split
 from fs_local.pack.manifest import MAX_STRENGTH, ModelIdentity, Scope
 from fs_local.runtime.model import Model
 
@@ -19,6 +21,7 @@ Progress = Callable[[str, int, int], None]
 Shape = Model | ModelIdentity
 """What a model is, loaded or not."""
 FitMethod = Literal["finesteer", "caa", "repe", "cast", "alphasteer"]
+MIN_PAIRS = 8
 FitGate = Literal["quantile", "logistic", "soft", "open"]
 
 
@@ -108,7 +111,8 @@ def check(model: Shape, options: FitOptions, *, pairs: int, ir: int, general: in
     """
     if pairs < MIN_PAIRS:
         raise DataError(f"{pairs} pairs are too few; give at least {MIN_PAIRS}, better 60 or more")
-    least, trained = options.n_experts[0], len(split(pairs, options.seed)[0])
+    least, left = options.n_experts[0], parts_of(alone(pairs), options.seed).train
+    trained = len(split(alone(len(left)), options.seed, VALIDATION)[0])
     if options.method == "finesteer" and least > trained // 2:
         raise FitError(
             f"{least} experts need at least {2 * least} pairs to train on; of {pairs}, {trained} are left for that"

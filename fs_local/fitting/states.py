@@ -13,6 +13,7 @@ from fs_local.capture import Captured, capture, query_request
 from fs_local.examples import Pair
 from fs_local.fitting.options import FitOptions, Progress
 from fs_local.fitting.queries import GateQueries, Part, labels
+from fs_local.fitting.twins import groups_of
 from fs_local.method.crossfit import Labelled
 from fs_local.method.folded import F32
 from fs_local.method.readings import Reading
@@ -59,10 +60,17 @@ def _blocks(n_layer: int, depths: Sequence[float]) -> tuple[int, ...]:
 
 @dataclass(frozen=True)
 class PairStates:
-    """States of M pairs by layer: of the queries, (M, d) each, and the differences δ = h₊ − h₋ of the answers' mean states."""
+    """States of M pairs by layer: of the queries, (M, d) each, and the differences δ = h₊ − h₋ of the answers' mean states.
+
+    Attributes:
+        groups: of pairs whose queries are near twins, a number for each pair, (M,). keys: what tells their queries apart, one a pair, as
+            `QueryStates.ir_keys`.
+    """
 
     queries: dict[int, F32]
     differences: dict[int, Rows]
+    groups: NDArray[np.intp]
+    keys: Sequence[object]
 
     def differences_at(self, layers: Sequence[int]) -> Rows:
         """δ at several layers side by side, (M, layers × d)."""
@@ -108,6 +116,12 @@ class QueryStates:
         """Which of the readings that gates take are there at all of these layers."""
         return tuple(r for r in READINGS if all((layer, r) in self.ir for layer in layers))
 
+    def unlike(self, pairs: PairStates, rows: NDArray[np.intp]) -> NDArray[np.intp]:
+        """Row numbers of IR queries that are neither the queries of some pairs nor their near twins; all where there would be none."""
+        named = {pairs.keys[i] for i in rows}
+        found = np.isin(self.ir_groups, self.ir_groups[np.array([key in named for key in self.ir_keys], dtype=bool)])
+        return np.flatnonzero(found) if found.all() else np.flatnonzero(~found)
+
     def labelled(self, places: Sequence[Place]) -> tuple[Labelled, Labelled]:
         """IR and general queries, as gates are fitted on them."""
         ir, general = ([side[place] for place in places] for side in (self.ir, self.general))
@@ -142,7 +156,12 @@ def pair_states(
 
         return Rows(read, np.arange(len(pairs)), model.width)
 
-    return PairStates({layer: found.at(layer) for layer in layers}, {layer: at(layer) for layer in layers})
+    return PairStates(
+        {layer: found.at(layer) for layer in layers},
+        {layer: at(layer) for layer in layers},
+        groups_of([p.query.text for p in pairs]),
+        [repr(p.query) for p in pairs],
+    )
 
 
 def query_states(

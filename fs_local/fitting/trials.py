@@ -19,8 +19,8 @@ from fs_local.refusals import is_refusal
 REPEATED_BUDGET = 0.05
 PERPLEXITY_BUDGET = 3.0
 """Of greedy answers, which a model finds far less surprising than what people write."""
-TRIAL_PAIRS = 24
-FINAL_PAIRS = 64
+TRIAL_PAIRS = (8, 24, 64)
+"""Pairs that all settings are tried on, the best of them, and the best of these."""
 _TOKENS = 24
 _REFUSING_SHARE = 0.9
 

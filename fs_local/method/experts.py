@@ -14,7 +14,8 @@ from sklearn.metrics import calinski_harabasz_score
 from fs_local.errors import FitError
 from fs_local.method.folded import F32, TINY, Experts
 from fs_local.method.rows import Rows
-from fs_local.method.subspace import group_means, mean, mean_square, principal, spread
+from fs_local.method.splits import Numbers, alone, split
+from fs_local.method.subspace import group_means, mean_square, principal, spread
 
 F64 = NDArray[np.float64]
 _CLUSTER_PCA = 50
@@ -22,7 +23,7 @@ _INPUT_PCA = 64
 _MINI_BATCHES_FROM = 5000
 """Pairs, from which on K-Means goes by mini-batches."""
 _PATIENCE = 20
-MIN_PAIRS = 8
+_MIN_PAIRS = 5
 VALIDATION = 0.2
 
 
@@ -116,11 +117,13 @@ class Objective:
         return value, np.concatenate([g.ravel() for g in parts]) + 2 * self.penalty * theta
 
 
-def split(n: int, seed: int, validation: float = VALIDATION) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """Row numbers of n pairs to train on, and of those to hold out; both ascend."""
-    order = np.random.default_rng(seed).permutation(n)
-    n_held_out = max(2, round(validation * n))
-    return np.sort(order[n_held_out:]), np.sort(order[:n_held_out])
+def squared_error(experts: Experts, states: Rows, differences: Rows) -> float:
+    """`mean ‖v(h) − δ‖²` over pairs, at least one. states: (n, d); differences: (n, D)."""
+    total = 0.0
+    for at, chunk in states.chunks():
+        delta = differences.read(np.arange(at.start, at.stop))
+        total += float(np.square(experts.vector(chunk).astype(np.float64) - delta).sum())
+    return total / len(states)
 
 
 class MixtureOfSteeringExperts(BaseEstimator):  # type: ignore[misc]
@@ -131,15 +134,16 @@ class MixtureOfSteeringExperts(BaseEstimator):  # type: ignore[misc]
         residual_rank: u, principal directions of the residual; 0 for none.
         key_width: d_k. hidden_width: m, hidden units of β.
         penalty: λ_reg.
-        validation: share of the pairs held out for early stopping and for the errors reported.
+        validation: share of the pairs held out for early stopping, by groups of near twins.
         max_iter: of L-BFGS. seed: of folds, clusters and initial parameters.
 
     Attributes after `fit`:
         experts_: the folded experts.
         n_experts_: K. labels_: expert of each training pair, (M,). index_: Calinski-Harabasz index by K.
-        train_, held_out_: row numbers of the pairs on either side of the validation split.
-        validation_error_: held-out `mean ‖v(h) − δ‖²`. constant_error_: the same of the constant mean vector.
-        n_iter_: iterations until the best validation error.
+        train_, stopping_: row numbers of the pairs that are trained on, and of those that stop the training.
+        stopping_error_: `mean ‖v(h) − δ‖²` of the latter. It chose the number of iterations, so it is lower than that of other pairs;
+            `squared_error` on pairs that were not given to `fit` is what can be reported.
+        n_iter_: iterations until then.
     """
 
     def __init__(
@@ -162,16 +166,21 @@ class MixtureOfSteeringExperts(BaseEstimator):  # type: ignore[misc]
         self.max_iter = max_iter
         self.seed = seed
 
-    def fit(self, states: Rows | F32, differences: Rows | F32) -> MixtureOfSteeringExperts:
+    def fit(
+        self, states: Rows | F32, differences: Rows | F32, groups: Numbers | None = None
+    ) -> MixtureOfSteeringExperts:
         """Fits on query states h (M, d) and differences δ = h₊ − h₋ (M, D), D = steered layers × d.
+
+        Args:
+            groups: of near twins, a number for each pair, (M,); None where there are none.
 
         Raises:
             FitError: too few pairs, differences that are all zero, values that are not finite, or parameters out of range.
         """
         h, delta = Rows.of(states), Rows.of(differences)
         self._check(h, delta)
-        self.train_, self.held_out_ = split(len(h), self.seed, self.validation)
-        train, held_out = self.train_, self.held_out_
+        self.train_, self.stopping_ = split(alone(len(h)) if groups is None else groups, self.seed, self.validation)
+        train, stopping = self.train_, self.stopping_
         known = delta[train]
 
         labels = self._cluster(known)
@@ -188,14 +197,10 @@ class MixtureOfSteeringExperts(BaseEstimator):  # type: ignore[misc]
 
         hidden_width = self.hidden_width if len(residual) else 0
         shape = (prototypes, keys, residual, self.key_width, hidden_width, self.penalty, scale)
-        objective, held_out_objective = (
-            Objective(z[train], known, *shape),
-            Objective(z[held_out], delta[held_out], *shape),
-        )
-        theta = self._train(objective, held_out_objective, np.random.default_rng(self.seed))
+        objective, stops = Objective(z[train], known, *shape), Objective(z[stopping], delta[stopping], *shape)
+        theta = self._train(objective, stops, np.random.default_rng(self.seed))
 
-        self.constant_error_ = mean_square(delta[held_out], mean(known))
-        self.validation_error_ = held_out_objective.error(theta) * scale
+        self.stopping_error_ = stops.error(theta) * scale
         self.experts_ = self._fold(objective, theta, to_z, inputs.mean, prototypes, residual)
         self.labels_ = labels
         return self
@@ -212,10 +217,8 @@ class MixtureOfSteeringExperts(BaseEstimator):  # type: ignore[misc]
             raise FitError("experts need residual_rank ≥ 0, 0 < validation < 1 and penalty ≥ 0")
         if len(states) != len(differences):
             raise FitError(f"states {states.shape} and differences {differences.shape} must be rows of the same pairs")
-        if len(states) < MIN_PAIRS:
-            raise FitError(
-                f"{len(states)} pairs are too few to fit experts; give at least {MIN_PAIRS}, better 60 or more"
-            )
+        if len(states) < _MIN_PAIRS:
+            raise FitError(f"{len(states)} pairs are too few to fit experts; give at least 8, better 60 or more")
         if not (states.all_finite() and differences.all_finite()):
             raise FitError("the states of the pairs are not finite (NaN or infinite)")
         if not any(chunk.any() for _, chunk in differences.chunks()):
@@ -248,8 +251,8 @@ class MixtureOfSteeringExperts(BaseEstimator):  # type: ignore[misc]
             best, self.n_experts_ = np.zeros(len(points), dtype=np.int32), 1
         return best
 
-    def _train(self, objective: Objective, held_out: Objective, rng: np.random.Generator) -> F64:
-        """L-BFGS with early stopping: the parameters of the lowest held-out error."""
+    def _train(self, objective: Objective, stops: Objective, rng: np.random.Generator) -> F64:
+        """L-BFGS with early stopping: the parameters of the lowest error on the pairs that stop it."""
         parts = objective.layout.shapes
         start = np.concatenate(
             [
@@ -257,12 +260,12 @@ class MixtureOfSteeringExperts(BaseEstimator):  # type: ignore[misc]
                 for i, s in enumerate(parts)
             ]
         )
-        best, best_error, since, self.n_iter_, n = start, held_out.error(start), 0, 0, 0
+        best, best_error, since, self.n_iter_, n = start, stops.error(start), 0, 0, 0
 
         def watch(theta: F64) -> None:
             nonlocal best, best_error, since, n
             n += 1
-            error = held_out.error(theta)
+            error = stops.error(theta)
             if error < best_error:
                 best, best_error, since, self.n_iter_ = theta.copy(), error, 0, n
             else:

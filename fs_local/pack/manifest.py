@@ -146,11 +146,13 @@ class Figures(_Strict):
         open_ir, open_general, auroc, roc, recall: of the gate, by cross-fitted scores. An IR query is scored by a gate that was fitted
             without it and its near twins, a general query by one that saw nothing of its kind. kinds: kind by kind.
         open_ir_in_wraps, open_general_in_wraps: share of queries, put into wraps that the gate was not fitted with, that open it.
-        validation_error: `mean ‖v(h) − δ‖²` of the experts on held-out pairs, which also stopped their training;
-            constant_error: the same of the constant mean vector.
+        validation_error: `mean ‖v(h) − δ‖²` of the experts on pairs that had no part in the fit; constant_error: the same of the
+            constant mean vector.
         effect_kind: what the trials measure. `refusal`: share of refusals among greedy answers. `mc2`: probability of the preferred
             among the given answers (TruthfulQA's MC2).
-        unsteered_effect: without steering, on the pairs of the chosen trial.
+        unsteered_effect: without steering, on the pairs of the last trials. The best of many trials is a lucky one in part, so
+            that neither is a figure to report.
+        held_out: the chosen setting on pairs that neither fitted nor chose anything; unsteered_held_out: no steering on these.
     """
 
     open_ir: Share | None = None
@@ -166,6 +168,8 @@ class Figures(_Strict):
     effect_kind: EffectKind | None = None
     unsteered_effect: Share | None = None
     trials: list[Trial] = []
+    held_out: Trial | None = None
+    unsteered_held_out: Share | None = None
     gate_trials: list[GateTrial] = []
 
 

@@ -93,19 +93,27 @@ def test_what_has_no_vector_of_one_query_says_so(tiny: Model, tmp_path: Path) ->
 
 def test_the_mean_vectors_loss_is_the_measured_one(tiny: Model, tmp_path: Path) -> None:
     """The manifest's errors are of exactly the two vectors that the sentence compares."""
-    from fs_local.method.experts import MixtureOfSteeringExperts
+    from fs_local.fitting import FitOptions
+    from fs_local.fitting.given import read_states
+    from fs_local.fitting.held_out import parts_of
+    from fs_local.fitting.how import how_untried
 
     rng = np.random.default_rng(0)
     states = rng.standard_normal((60, 16)).astype(np.float32)
     deltas = (states @ rng.standard_normal((16, 16)) + 2).astype(np.float32)
-    mixture = MixtureOfSteeringExperts((3, 3), 4).fit(states, deltas)
-    pairs = np.bincount(mixture.labels_)
-    mean = pairs @ mixture.experts_.prototypes / pairs.sum()
-    held_out = mixture.held_out_
+    made = {"pairs.5": states, "preferred.5": deltas, "undesired.5": np.zeros_like(deltas)}
+    np.savez(tmp_path / "states.npz", **made)
+    given = read_states(tmp_path / "states.npz")
+    how = how_untried(given, FitOptions(n_experts=(3, 3), residual_rank=4), (5,))
+    assert how.mixture is not None
+    pairs = np.bincount(how.mixture.labels_)
+    mean = pairs @ how.experts.prototypes / pairs.sum()
+    held_out = parts_of(given.pairs.groups, 0).report
+    assert not {*held_out} & {*how.train}
     off = np.square(deltas[held_out] - mean).sum(axis=1).mean()
-    assert off == pytest.approx(mixture.constant_error_, rel=1e-4)
-    own = np.square(deltas[held_out] - mixture.vector(states[held_out])).sum(axis=1).mean()
-    assert own == pytest.approx(mixture.validation_error_, rel=1e-3)
+    assert off == pytest.approx(how.constant_error, rel=1e-4)
+    own = np.square(deltas[held_out] - how.experts.vector(states[held_out])).sum(axis=1).mean()
+    assert own == pytest.approx(how.error, rel=1e-3)
 
     pack = synthetic_pack(tiny, "open", layer=3, gate_layer=1)
     figures = pack.manifest.figures.model_copy(update={"constant_error": 3.0, "validation_error": 2.0})

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from fs_local import DataError, Examples, FitError, FitOptions, FsLocalError, Pack, Steer, SteeredModel, fit
 from fs_local.demo import DATA
-from fs_local.examples import read_queries
+from fs_local.examples import Query, read_queries
+from fs_local.fitting.methods import fit_experts
+from fs_local.fitting.states import PairStates
+from fs_local.fitting.trials import Trials
+from fs_local.fitting.twins import groups_of
 from fs_local.generation import GenerationOptions
 from fs_local.method.folded import F32
 from fs_local.method.rivals import NullSpaceMap
@@ -37,13 +42,15 @@ def test_the_manifest_says_what_was_done(fitted: Pack, refusal_examples: Example
     m = fitted.manifest
     assert (m.steer.layers, m.gate.layers, m.steer.strength, m.method) == ([10], [15], 1.3, "finesteer")
     assert m.data["pairs"].sha256 == refusal_examples.files["pairs"].sha256  # type: ignore[index]
-    assert sum(e.pairs for e in m.experts) == round(0.8 * len(refusal_examples.pairs))
+    assert sum(e.pairs for e in m.experts) == pytest.approx(0.8 * 0.85 * len(refusal_examples.pairs), abs=1.5)
     assert all(e.queries for e in m.experts)
     assert m.figures.open_ir > 0.7
     assert m.figures.open_general is not None
     assert m.figures.open_general <= 0.05
     assert m.figures.effect_kind == "refusal"
     assert m.figures.trials[0].effect > (m.figures.unsteered_effect or 0)
+    assert m.figures.held_out is not None
+    assert m.figures.held_out.effect > (m.figures.unsteered_held_out or 0)
     assert m.figures.roc is not None
     assert (m.figures.roc.ir[-1], m.figures.roc.general[-1]) == (1, 1)
 
@@ -115,4 +122,42 @@ def test_a_map_is_tried_without_the_queries_that_were_held_out(
 
     monkeypatch.setattr(NullSpaceMap, "fit", spied)
     fit(tiny, few, FitOptions(background=False, layers=(3,), strength=1.0, method="alphasteer"))
-    assert rows == [16, 20]
+    assert rows == [13, 17]  # of 20: 4 choose and 3 report, and those that chose are fitted on in the end
+
+
+def test_what_reports_has_neither_fitted_nor_chosen_and_nor_have_its_twins(
+    tiny: Model, few_examples: Examples, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    twins = [
+        dataclasses.replace(p, query=Query.of(text))
+        for p in few_examples.pairs[:12]
+        for text in (p.query.text, f"{p.query.text} Please!")
+    ]
+    groups = groups_of([p.query.text for p in twins])
+    assert len({*groups}) == 12
+    fitted, tried = [], []
+
+    def fit_some(
+        states: PairStates, maps: object, options: object, layers: object, rank: object, rows: Any, *rest: Any
+    ) -> Any:
+        fitted.append({int(groups[i]) for i in rows})
+        return fit_experts(states, maps, options, layers, rank, rows, *rest)  # type: ignore[arg-type]
+
+    begin = Trials.__init__
+
+    def begun(self: Trials, runner: Any, kind: Any, pairs: Any, *rest: Any) -> None:
+        tried.append({int(groups[twins.index(p)]) for p in pairs})
+        begin(self, runner, kind, pairs, *rest)
+
+    monkeypatch.setattr("fs_local.fitting.how.fit_experts", fit_some)
+    monkeypatch.setattr(Trials, "__init__", begun)
+    m = fit(
+        tiny, Examples(twins), FitOptions(background=False, layers=(3,), residual_rank=0, gate="open")
+    ).pack.manifest
+    (for_trials, shipped), (chosen_on, reported_on) = fitted, tried
+    assert not for_trials & chosen_on
+    assert shipped == for_trials | chosen_on
+    assert not shipped & reported_on
+    assert m.figures.held_out is not None
+    assert (m.figures.held_out.pairs, m.figures.trials[0].pairs) == (4, 4)
+    assert m.figures.held_out not in m.figures.trials
