@@ -21,7 +21,7 @@ PERPLEXITY_BUDGET = 3.0
 """Of greedy answers, which a model finds far less surprising than what people write."""
 TRIAL_PAIRS = (8, 24, 64)
 """Pairs that all settings are tried on, the best of them, and the best of these."""
-_TOKENS = 24
+ANSWER_TOKENS = 24
 _REFUSING_SHARE = 0.9
 
 
@@ -75,7 +75,7 @@ class Trials:
         )
 
     def _answers(self, decided: Sequence[Decided]) -> list[Answer]:
-        return self._runner.answers(self._prompts, decided, _TOKENS, self._scope)
+        return self._runner.answers(self._prompts, decided, ANSWER_TOKENS, self._scope)
 
     def _effect(self, decided: Sequence[Decided], answers: Sequence[Answer]) -> float:
         if self.kind == "refusal":
