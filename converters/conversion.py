@@ -16,7 +16,7 @@ from converters.parts import Parts, as_pack, check_fits, parts_of
 from converters.vectors import Vectors, model_identity
 from fs_local.errors import DataError
 from fs_local.model_files import resolve_model
-from fs_local.pack.archive import replace_file
+from fs_local.pack.archive import replace_file, replace_folder
 from fs_local.pack.file import Pack
 from fs_local.pack.manifest import ModelIdentity
 
@@ -83,6 +83,9 @@ def convert(
             content = _pack_of(content, identity, source, reader)
         content = _for_query(content, source, model, query)
     data, lost = write(content, lambda found: _pack_of(found, identity, source, reader))
+    if isinstance(data, dict):
+        replace_folder(target, data)
+        return Conversion(reader.name, writer.name, target, sum(map(len, data.values())), lost)
     replace_file(target, data)
     return Conversion(reader.name, writer.name, target, len(data), lost)
 

@@ -18,6 +18,7 @@ from converters import (
     steering_vectors,
     svec,
     torch_file,
+    torch_folder,
 )
 from converters.parts import Parts
 from converters.vectors import Vectors, constant_part
@@ -30,8 +31,8 @@ Content = Vectors | Parts | Pack
 PackOf = Callable[[Vectors | Parts], Pack]
 Layers = frozenset[int] | None
 """Layers that are wanted, as the source counts them; None for all."""
-Written = tuple[bytes, tuple[str, ...]]
-"""A file's bytes, and what it lost: one sentence each."""
+Written = tuple[bytes | dict[str, bytes], tuple[str, ...]]
+"""A file's bytes, or those of a folder's files by their names; and what it lost: one sentence each."""
 Write = Callable[[Content, PackOf], Written]
 
 
@@ -251,6 +252,16 @@ FORMATS = (
         _reads_whole(onnx_file.read),
         writes_packs(onnx_file.write),
     ),
+    Format(
+        "torch",
+        "",
+        "a folder for PyTorch: arrays, manifest, and a module for transformers",
+        "not read",
+        "everything that decides and steers; differs from llama.cpp in its last digits; give --to torch",
+        lambda source: False,
+        _reads_whole(onnx_file.read),
+        writes_packs(torch_folder.write),
+    ),
 )
 
 
@@ -288,7 +299,7 @@ def target_format(path: Path, name: str | None) -> tuple[Format, Write]:
     """
     names = ", ".join(known.name for known in FORMATS if known.write)
     for known in FORMATS:
-        if known.name == name or (name is None and known.suffix == path.suffix.lower()):
+        if known.name == name or (name is None and known.suffix and known.suffix == path.suffix.lower()):
             if known.write:
                 return known, known.write
             if name:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import struct
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from converters.vectors import Vectors, checked_vectors, directions_of
+from fs_local.method.folded import F32
 from fs_local.tensor_file import open_safetensors
 
 
@@ -23,13 +25,20 @@ def read(path: Path) -> Vectors:
 
 
 def write(vectors: Vectors) -> tuple[bytes, tuple[str, ...]]:
-    """The file's bytes, and what it can't hold. Written here: the package orders metadata anew each time."""
-    header: dict[str, Any] = {"__metadata__": {"model_hint": vectors.model_hint, "method": vectors.method}}
+    """The file's bytes, and what it can't hold."""
+    tensors = {f"direction.{layer}": direction for layer, direction in vectors.directions.items()}
+    return safetensors_bytes(tensors, {"model_hint": vectors.model_hint, "method": vectors.method}), ()
+
+
+def safetensors_bytes(tensors: Mapping[str, F32], texts: Mapping[str, str]) -> bytes:
+    """A file of float32 tensors and texts. Written here: the package orders metadata anew each time."""
+    header: dict[str, Any] = {"__metadata__": dict(texts)}
     end = 0
-    for layer, direction in vectors.directions.items():
-        begin, end = end, end + direction.nbytes
-        header[f"direction.{layer}"] = {"dtype": "F32", "shape": [len(direction)], "data_offsets": [begin, end]}
+    for name, tensor in tensors.items():
+        begin, end = end, end + tensor.nbytes
+        header[name] = {"dtype": "F32", "shape": list(tensor.shape), "data_offsets": [begin, end]}
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
-    values = [direction.astype("<f4").tobytes() for direction in vectors.directions.values()]
-    return b"".join([struct.pack("<Q", len(text)), text, *values]), ()
+    return b"".join(
+        [struct.pack("<Q", len(text)), text, *(tensor.astype("<f4").tobytes() for tensor in tensors.values())]
+    )

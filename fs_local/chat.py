@@ -1,27 +1,38 @@
-"""Chat in a terminal: streaming, many turns, a decision shown at each, and commands that begin with a slash."""
+"""Chat in a terminal: streaming, many turns, a decision shown at each, corrections that are kept, and commands that begin with a slash."""
 
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import platformdirs
 from rich.markup import escape
 from rich.table import Table
 
 from fs_local.conversation import Conversation
+from fs_local.database import Database
 from fs_local.engine import Piece
 from fs_local.errors import FsLocalError
 from fs_local.generation import GenerationOptions
+from fs_local.lessons import Kind, Lessons, Row, can_fit, checked_name, contradictions, missing
 from fs_local.pack.archive import replace_file
+from fs_local.runtime.template import Message
 from fs_local.steered_model import SteeredModel
 from fs_local.terminal import decision_json, decision_line, explain, out
 
+CORRECTIONS = "corrections"
+"""The lesson where corrections go, here as in the page, until another is chosen."""
 _COMMANDS = {
-    "/why": "the last decision in detail: energy ratio, experts, and the training queries nearest to each",
+    "/why": "the last decision in detail: margin, what carried it, and experts with the training queries nearest to each",
     "/compare": "the last answer again, as the unsteered model gives it",
+    "/better": "correct the last answer: /better It should have said this.",
+    "/steer": "the last query should have been steered",
+    "/leave": "the last query should not have been steered",
+    "/lesson": "show the lesson where corrections go, and what it still wants for a fit; or choose another: /lesson tone",
     "/strength": "show λ, or set it: /strength 0.8, or for one of several packs: /strength refusal 0.8",
     "/off": "answer unsteered from now on",
     "/on": "answer steered again",
@@ -39,6 +50,7 @@ class Chat:
     def __init__(self, model: SteeredModel, options: GenerationOptions, system: str | None = None) -> None:
         self._model, self._options = model, options
         self._conversation: Conversation = model.chat(system)
+        self._lessons, self._lesson = Lessons(Database()), CORRECTIONS
 
     def run(self) -> None:
         """Reads from the terminal with line editing and history, or plainly from a pipe."""
@@ -88,6 +100,14 @@ class Chat:
         elif command == "/compare":
             out.print("[dim]unsteered:[/]")
             self._answer(self._conversation.compare())
+        elif command == "/better":
+            self._better(rest)
+        elif command == "/steer":
+            self._mark("ir")
+        elif command == "/leave":
+            self._mark("general")
+        elif command == "/lesson":
+            self._show_lesson(rest)
         elif command == "/strength":
             self._strength(rest)
         elif command in ("/off", "/on"):
@@ -128,6 +148,45 @@ class Chat:
         for decision in self._conversation.decisions:
             pack = next(p for p in self._model.packs if p.manifest.name == decision.pack)
             out.print(explain(decision, pack))
+
+    def _better(self, rest: str) -> None:
+        """The last answer and a better one become a pair."""
+        if not rest:
+            raise FsLocalError("say what it should have said: /better It should have said this.")
+        *before, answer = self._asked()
+        self._keep({"kind": "pair", "messages": before, "preferred": rest, "undesired": answer["content"]})
+
+    def _mark(self, kind: Kind) -> None:
+        """The last query becomes one to steer (`ir`), or not to steer (`general`)."""
+        self._keep({"kind": kind, "messages": self._asked()[:-1]})
+
+    def _asked(self) -> list[Message]:
+        """The conversation, which ends with an answer."""
+        messages = self._conversation.messages
+        if not messages or messages[-1]["role"] != "assistant":
+            raise FsLocalError("nothing was answered yet: ask something first")
+        return messages
+
+    def _keep(self, raw: dict[str, Any]) -> None:
+        row = Row.of(raw, "this correction")
+        if self._lesson not in [summary.name for summary in self._lessons.all()]:
+            self._lessons.create(self._lesson)
+        self._lessons.add(self._lesson, [row])
+        self._show_lesson("")
+
+    def _show_lesson(self, name: str) -> None:
+        """How far the lesson is, after choosing another one where a name is given."""
+        if name:
+            self._lesson = checked_name(name)
+        there = self._lesson in [summary.name for summary in self._lessons.all()]
+        rows = self._lessons.rows(self._lesson) if there else []
+        out.print(f"{self._lesson}: {len(rows)} row{'' if len(rows) == 1 else 's'}", markup=False, highlight=False)
+        for sentence in [*contradictions(rows), *missing(rows)]:
+            out.print(sentence, style="yellow", markup=False, highlight=False)
+        if can_fit(rows):
+            lesson, model = shlex.quote(self._lesson), shlex.quote(str(self._model.model.path))
+            line = f"To make a pack of it: fs-local fit {model} --lesson {lesson} -o {lesson}.fspack"
+            out.print(line, markup=False, highlight=False, soft_wrap=True)  # to be copied
 
     def _strength(self, rest: str) -> None:
         name, _, number = rest.rpartition(" ")

@@ -153,7 +153,7 @@ def explain(decision: Decision, pack: Pack) -> Panel:
     lines = [
         f"opening {decision.opening:.3f} · energy ratio {decision.energy_ratio:.3f} · gate at {blocks(pack.manifest.gate.layers)}",
         f"the gate {gate_threshold(pack)}",
-        *margin_lines(decision),
+        *margin_lines(decision)[:1],
         f"steered after {blocks(decision.layers)} with strength {decision.strength:g}"
         if decision.is_open
         else "not steered",
@@ -169,7 +169,9 @@ def explain(decision: Decision, pack: Pack) -> Panel:
     from rich.console import Group
 
     return Panel(
-        Group(*[escape(line) for line in lines], table), title=f"why: {escape(decision.pack)}", title_align="left"
+        Group(*[escape(line) for line in lines], *carried_tables(decision), table),
+        title=f"why: {escape(decision.pack)}",
+        title_align="left",
     )
 
 
@@ -185,6 +187,25 @@ def margin_lines(decision: Decision) -> list[str]:
             by_reading[reading] = by_reading.get(reading, 0.0) + part
         lines.append("carried by " + ", ".join(f"{_READINGS[r]} {part:+.2f}" for r, part in by_reading.items()))
     return lines
+
+
+def carried_tables(decision: Decision) -> list[Table]:
+    """What carried a linear gate's margin, readings down and blocks across, with the sums of both: nothing for other gates."""
+    if not decision.carried:
+        return []
+    parts = {(reading, layer): part for layer, reading, part in decision.carried}
+    named, layers = list(dict.fromkeys(r for r, _ in parts)), sorted({layer for _, layer in parts})
+    table = Table(box=None, padding=(0, 1))
+    table.add_column("carried by")
+    for layer in layers:
+        table.add_column(f"block {layer}", justify="right")
+    table.add_column("together", justify="right", style="bold")
+    for reading in named:
+        row = [parts.get((reading, layer), 0.0) for layer in layers]
+        table.add_row(_READINGS[reading], *(f"{part:+.2f}" for part in [*row, sum(row)]))
+    sums = [sum(parts.get((reading, layer), 0.0) for reading in named) for layer in layers]
+    table.add_row("together", *(f"{part:+.2f}" for part in [*sums, sum(sums)]), style="bold")
+    return [table]
 
 
 def decisions_table(rows: Sequence[tuple[str, Sequence[Decision]]]) -> Table:

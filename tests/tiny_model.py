@@ -22,7 +22,7 @@ _TEMPLATE = (
 )
 
 
-def write_tiny_model(path: Path) -> Path:
+def write_tiny_model(path: Path, template: str = _TEMPLATE) -> Path:
     """Writes the model, 1 MB, the same bytes each time."""
     tokens = [*_SPECIAL, *_letters(), "th"]
     writer = GGUFWriter(path, "llama")
@@ -45,7 +45,7 @@ def write_tiny_model(path: Path) -> Path:
     writer.add_bos_token_id(0)
     writer.add_eos_token_id(2)
     writer.add_add_bos_token(False)
-    writer.add_chat_template(_TEMPLATE)
+    writer.add_chat_template(template)
     for name, values in _weights(tokens).items():
         writer.add_tensor(f"{name}.weight", values.astype(np.float32))
     writer.write_header_to_file()

@@ -72,5 +72,5 @@ def _last(box: Mailbox) -> Piece:
         item = box.wait()
         if isinstance(item, BaseException):
             raise item
-        if item.finish_reason is not None:
+        if item is not None and item.finish_reason is not None:
             return item

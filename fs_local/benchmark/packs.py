@@ -18,12 +18,12 @@ WIDE = 4096
 _OPEN, _CLOSED = 30.0, -30.0
 
 
-def synthetic_pack(model: Model) -> Pack:
-    """A pack of the model's shape that steers by noise too small to matter."""
+def synthetic_pack(model: Model, name: str = "synthetic", seed: int = 0) -> Pack:
+    """A pack of the model's shape that steers by noise too small to matter; other noise with another seed."""
     layer = max(1, model.n_layer // 3)
-    gate, experts = synthetic_arrays(model.width)
+    gate, experts = synthetic_arrays(model.width, seed)
     manifest = Manifest(
-        name="synthetic",
+        name=name,
         fitted_by="fs-local bench",
         model=identity(model),
         gate=GateSettings(kind=gate.kind, layers=[layer], edge=gate.edge, decay=gate.decay, intercept=gate.intercept),
@@ -51,9 +51,9 @@ def vector_pack(model: Model, layer: int, vector: F32) -> Pack:
     return Pack.of(manifest, gate, constant_experts(vector, model.width))
 
 
-def synthetic_arrays(width: int) -> tuple[Gate, Experts]:
+def synthetic_arrays(width: int, seed: int = 0) -> tuple[Gate, Experts]:
     """A logistic gate and experts of the sizes above, seeded noise."""
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(seed)
 
     def noise(*shape: int) -> F32:
         return (rng.standard_normal(shape) * 1e-3).astype(np.float32)

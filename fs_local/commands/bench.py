@@ -30,6 +30,13 @@ def bench(
             help="Compare with other tools instead: plain llama-cpp-python, and repeng as installed for this Python.",
         ),
     ] = None,
+    serve: Annotated[
+        bool, typer.Option("--serve", help="Instead, what steered answers cost over HTTP, by fs-local serve.")
+    ] = False,
+    against: Annotated[
+        Optional[str],
+        typer.Option(metavar="URL", help="With --serve: another server of this model, as llama-server, that runs."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Measure what steering costs on this machine, against llama.cpp alone. Some three minutes with a small model.
@@ -41,7 +48,16 @@ def bench(
     Example: fs-local bench smollm2 --scaling --report scaling.html
 
     Example with repeng (pip install repeng accelerate psutil): fs-local bench smollm2 --peers ~/repeng/bin/python
+
+    Example beside llama-server: fs-local bench smollm2 --serve --against http://127.0.0.1:8081
     """
+    if serve or against is not None:
+        if not serve or pack is not None or scaling or report is not None or peers is not None:
+            raise typer.BadParameter(
+                "--serve takes no --pack, --scaling, --report or --peers, and --against goes with it"
+            )
+        _bench_serving(model, against, seconds, pairs, as_json)
+        return
     if peers is not None:
         if pack is not None or scaling or report is not None:
             raise typer.BadParameter("--peers takes no --pack, --scaling or --report")
@@ -73,6 +89,20 @@ def bench(
         raise FsLocalError("--report is a page of --scaling; give both, or use --json")
     with stages() as progress:
         found = measure(model, pack, Budget(seconds, pairs), progress)
+    if as_json:
+        print_json(found.as_dict())
+    else:
+        out.print(bench_table(found))
+
+
+def _bench_serving(model: str, against: str | None, seconds: float, pairs: int, as_json: bool) -> None:
+    from fs_local.benchmark.serving import bench_serving
+    from fs_local.benchmark.tables import bench_table
+    from fs_local.benchmark.turns import Budget
+    from fs_local.terminal import out, stages
+
+    with stages() as progress:
+        found = bench_serving(model, against, Budget(seconds, pairs), progress)
     if as_json:
         print_json(found.as_dict())
     else:

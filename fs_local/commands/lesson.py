@@ -1,4 +1,4 @@
-"""fs-local lesson: the examples that grow out of corrections in the page."""
+"""fs-local lesson: the examples that grow out of corrections in the page and in chat."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from fs_local.lessons import Row, Summary
 
 app = typer.Typer(
-    help="Lessons: named sets of examples that grow out of corrections in the page.", no_args_is_help=True
+    help="Lessons: named sets of examples that grow out of corrections in the page and in chat.", no_args_is_help=True
 )
 
 

@@ -22,7 +22,7 @@ from fs_local.pack.file import Pack
 from fs_local.runtime.context import Context
 from fs_local.runtime.model import Model
 from fs_local.runtime.prompt import Prompt
-from fs_local.runtime.template import Message
+from fs_local.runtime.template import Message, Tool
 
 _SPARE = 8
 
@@ -116,13 +116,16 @@ class Engine:
     def n_threads(self) -> int:
         return self._n_threads
 
-    def prompt(self, messages: Sequence[Message]) -> Prompt:
+    def prompt(self, messages: Sequence[Message], tools: Sequence[Tool] = ()) -> Prompt:
         """A conversation as tokens, by the model's chat template.
 
+        Args:
+            tools: that the model may call.
+
         Raises:
-            ModelError: the template refuses these messages.
+            ModelError: the template refuses these messages, or has no tools.
         """
-        return self._model.prompt(messages)
+        return self._model.prompt(messages, tools)
 
     def submit(self, request: Request) -> Stream:
         """Takes a request; its answer comes in the stream, with all that goes wrong with it.

@@ -11,6 +11,8 @@ from fs_local.engine.requests import Piece
 from fs_local.errors import EngineClosed
 
 _Waiter = tuple[asyncio.AbstractEventLoop, "asyncio.Future[None]"]
+_Item = Piece | BaseException | None
+"""Some text, what went wrong, or None once the stream is closed."""
 
 
 class Mailbox:
@@ -22,12 +24,17 @@ class Mailbox:
     """
 
     def __init__(self) -> None:
-        self._queue: SimpleQueue[Piece | BaseException] = SimpleQueue()
+        self._queue: SimpleQueue[_Item] = SimpleQueue()
         self._waiter: _Waiter | None = None
         self.decisions: list[Decision] = []
         self.cancelled = False
 
-    def put(self, item: Piece | BaseException) -> None:
+    def close(self) -> None:
+        """Called by the reader: nobody wants more. Whoever waits is woken."""
+        self.cancelled = True
+        self.put(None)
+
+    def put(self, item: _Item) -> None:
         """Called by the engine: a piece, the last of which has a finish reason, or what went wrong."""
         self._queue.put(item)
         waiter = self._waiter
@@ -42,10 +49,10 @@ class Mailbox:
     def is_empty(self) -> bool:
         return self._queue.empty()
 
-    def wait(self) -> Piece | BaseException:
+    def wait(self) -> _Item:
         return self._queue.get()
 
-    async def wait_async(self) -> Piece | BaseException:
+    async def wait_async(self) -> _Item:
         while True:
             try:
                 return self._queue.get_nowait()
@@ -87,7 +94,10 @@ class Stream:
         if self._ended:
             raise StopIteration
         self._check_process()
-        return self._opened(self._mailbox.wait())
+        item = self._mailbox.wait()
+        if item is None:
+            raise StopIteration
+        return self._opened(item)
 
     def __aiter__(self) -> Stream:
         return self
@@ -96,13 +106,17 @@ class Stream:
         if self._ended:
             raise StopAsyncIteration
         self._check_process()
-        return self._opened(await self._mailbox.wait_async())
+        item = await self._mailbox.wait_async()
+        if item is None:
+            raise StopAsyncIteration
+        return self._opened(item)
 
     def close(self) -> None:
-        """Cancels what is not generated yet; takes effect within one part of a prompt, or one token. The iteration has ended then."""
+        """Cancels what is not generated yet; takes effect within one part of a prompt, or one token. The iteration has ended then, for those too who wait
+        for a piece, in another thread or task."""
         if not self._ended:
             self._ended = True
-            self._mailbox.cancelled = True
+            self._mailbox.close()
 
     def __enter__(self) -> Stream:
         return self

@@ -87,14 +87,28 @@ class Worker:
         self._cells.clear(zero)
 
     def turn(self) -> None:
-        """One part of one prompt, and one token of every other sequence."""
+        """Parts of prompts, together no longer than one part may be, and one token of every other sequence.
+
+        Short prompts that came together so begin to be answered together: a step of few costs almost what one of many does.
+        """
         self._drop_cancelled()
-        if self._prefilling is None and self._waiting and self._may_admit:
-            self._admit()
-        if self._prefilling is not None:
-            self._guarded(self._prefilling, self._prefill)
+        room = self._cells.part_size
+        while (work := self._next_prompt()) is not None and (rows := self._next_rows(work)) <= room:
+            room -= rows
+            self._guarded(work, self._prefill)
+            self._drop_cancelled()
         if self._decoding:
             self._decode()
+
+    def _next_prompt(self) -> Work | None:
+        """The one that is evaluated, or the next that can be."""
+        while self._prefilling is None and self._waiting and self._may_admit:
+            self._admit()
+        return self._prefilling
+
+    def _next_rows(self, work: Work) -> int:
+        """How much of a turn its next step is: scores take one, however short they are."""
+        return self._cells.part_size if work.prefill is None or work.scoring is not None else work.prefill.next_rows
 
     def close(self, error: BaseException) -> None:
         """Ends all streams with an error, and frees everything."""

@@ -215,11 +215,12 @@ def _checked(path: Path, arrays: Arrays, sha256: str) -> GivenStates:
     )
     differences = {layer: Rows.of(arrays["preferred"][layer] - arrays["undesired"][layer]) for layer in arrays["pairs"]}
     keys = [h.tobytes() for h in arrays["pairs"][min(arrays["pairs"])]]
+    numbers = {key: i for i, key in enumerate(dict.fromkeys(keys))}
     named = {"pairs": "pairs' states", "ir": "IR states", "general": "general states", "contrast": "contrast states"}
     return GivenStates(
         path,
         width[0],
-        PairStates(arrays["pairs"], differences, np.unique(keys, return_inverse=True)[1].astype(np.intp), keys),
+        PairStates(arrays["pairs"], differences, np.array([numbers[key] for key in keys], dtype=np.intp), keys),
         queries,
         {words: DataFile(shape[kind][0], sha256) for kind, words in named.items() if arrays[kind]},
     )

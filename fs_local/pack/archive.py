@@ -11,6 +11,7 @@ import io
 import math
 import os
 import secrets
+import shutil
 import zipfile
 from pathlib import Path
 from typing import IO, Any
@@ -52,6 +53,34 @@ def replace_file(path: Path, data: bytes) -> None:
             os.replace(beside, path)
         except BaseException:
             os.unlink(beside)
+            raise
+    except OSError as error:
+        raise PackError(f"{path} can't be written: {error.strerror or error}; nothing was changed") from error
+
+
+def replace_folder(path: Path, files: dict[str, bytes]) -> None:
+    """Writes files into a folder beside `path`, then renames it: a failed write leaves what was there as it was.
+
+    Raises:
+        PackError: it can't be written, or `path` is a folder with other files in it.
+    """
+    beside = path.parent / f".fs-local-{secrets.token_hex(8)}"
+    try:
+        if path.is_dir() and not path.is_symlink():
+            foreign = sorted({entry.name for entry in path.iterdir()} - files.keys() - {"__pycache__"})
+            if foreign:
+                raise PackError(f"{path} has {foreign[0]!r} in it, which would be lost; choose another folder")
+        elif os.path.lexists(path):
+            path.unlink()
+        try:
+            beside.mkdir()
+            for name, data in files.items():
+                (beside / name).write_bytes(data)
+            if path.is_dir():
+                shutil.rmtree(path)
+            os.rename(beside, path)
+        except BaseException:
+            shutil.rmtree(beside, ignore_errors=True)
             raise
     except OSError as error:
         raise PackError(f"{path} can't be written: {error.strerror or error}; nothing was changed") from error

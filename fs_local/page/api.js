@@ -34,7 +34,10 @@ async function request(method, path, body, signal) {
   return response;
 }
 
-function askedForKey() {
+export const hasKey = () => Boolean(sessionStorage.getItem(KEY));
+
+// Resolves to whether one was given.
+export function askedForKey() {
   return new Promise((resolve) => {
     const field = h("input", { id: "key", type: "password", autocomplete: "off" });
     const dialog = openDialog(

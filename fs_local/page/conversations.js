@@ -38,6 +38,7 @@ export function save(conversation = state.current) {
 }
 
 async function keep(conversation) {
+  if (!state.isOwner) return; // it lasts as long as the tab
   const messages = conversation.messages;
   if (!conversation.title) conversation.title = titleOf(messages);
   if (conversation.id) {
@@ -104,6 +105,8 @@ function show() {
   panel.replaceChildren(
     h("h2", {}, "Conversations"),
     button("New conversation", begin, { id: "new-conversation", class: "primary" }),
+    state.isOwner ? "" : h("p", { class: "hint" }, "Others use this server too, so this conversation is kept in this tab alone. Kept conversations, lessons and fits are for those who have the admin key."),
+    state.isOwner ? "" : button("Use the admin key", async () => { if (await api.askedForKey()) location.reload(); }, { id: "use-admin-key" }),
     h("ul", { class: "plain" }, state.conversations.map((kept) => {
       const here = state.current?.id === kept.id;
       return h("li", { class: here ? "conversation here" : "conversation" },

@@ -19,7 +19,8 @@ export function meters(message) {
   }));
 }
 
-const margin = (d) => (d.margin === undefined ? "" : `, margin ${d.margin >= 0 ? "+" : "−"}${Math.abs(d.margin).toFixed(2)}`);
+const signed = (x) => `${x >= 0 ? "+" : "−"}${Math.abs(x).toFixed(2)}`;
+const margin = (d) => (d.margin === undefined ? "" : `, margin ${signed(d.margin)}`);
 
 const READINGS = { last: "the last token", user_last: "the last token of your text", user_mean: "the mean over your text", mean: "the mean over the prompt" };
 
@@ -35,8 +36,23 @@ function why(d) {
   ].filter(Boolean);
   openDialog(`Why ${d.pack} is ${d.open ? "open" : "closed"}`,
     h("dl", { class: "facts" }, facts.flatMap(([name, value]) => [h("dt", {}, name), h("dd", {}, value)])),
+    carried(d.carried),
     h("h3", {}, "Experts, and the training queries they are about"),
     d.weights && pack ? experts(d.weights, pack.experts) : h("p", { class: "hint" }, "Not known for this answer."));
+}
+
+// What each reading at each block carried of a linear gate's margin: they add up to it.
+function carried(parts) {
+  if (!parts?.length) return "";
+  const [layers, readings] = [[...new Set(parts.map((p) => p.layer))].sort((a, b) => a - b), [...new Set(parts.map((p) => p.reading))]];
+  const sum = (some) => some.reduce((all, p) => all + p.part, 0);
+  const cell = (some) => h("td", { class: sum(some) >= 0 ? "open" : "closed" }, signed(sum(some)));
+  const row = (name, some) => h("tr", {}, h("th", { scope: "row" }, name), layers.map((layer) => cell(some.filter((p) => p.layer === layer))), cell(some));
+  return h("section", {}, h("h3", {}, "What carried it"),
+    h("p", { class: "hint" }, "Parts of the margin: above 0 they open the gate, below 0 they close it."),
+    h("div", { class: "scrolls", tabindex: 0, role: "region", "aria-label": "What carried it" }, h("table", { class: "carried" },
+      h("thead", {}, h("tr", {}, h("th", { scope: "col" }, "Reading"), layers.map((layer) => h("th", { scope: "col" }, `block ${layer}`)), h("th", { scope: "col" }, "together"))),
+      h("tbody", {}, readings.map((reading) => row(READINGS[reading] ?? reading, parts.filter((p) => p.reading === reading))), row("together", parts)))));
 }
 
 function experts(weights, about) {

@@ -1,7 +1,7 @@
 // A fit from a lesson: begun, followed, cancelled; and what came of it.
 
 import * as api from "./api.js";
-import { button, h, say, tell } from "./dom.js";
+import { button, download, h, say, tell } from "./dom.js";
 import { loadPacks } from "./packs.js";
 import { changed, on, state } from "./state.js";
 
@@ -95,8 +95,13 @@ async function restore(pack) {
   } catch (error) { tell(error.message); }
 }
 
-function report(pack, opener) {
-  const frame = h("iframe", { title: `Report of ${pack}`, class: "report", sandbox: true, src: `/v1/page/fits/report?pack=${encodeURIComponent(pack)}` });
+async function report(pack, opener) {
+  const at = `/v1/page/fits/report?pack=${encodeURIComponent(pack)}`;
+  if (api.hasKey()) { // a frame shows no key
+    try { download(await api.getText(at), `${pack}.html`, "text/html"); } catch (error) { tell(error.message); }
+    return;
+  }
+  const frame = h("iframe", { title: `Report of ${pack}`, class: "report", sandbox: true, src: at });
   opener.closest("section").append(frame);
   opener.remove();
 }

@@ -59,8 +59,8 @@ async function start() {
   begin();
   try {
     await loadPacks();
-    await Promise.all([loadConversations(), loadLessons(), loadFit()]);
-    changed("messages");
+    if (state.isOwner) await Promise.all([loadConversations(), loadLessons(), loadFit()]);
+    changed("messages", "conversations");
   } catch (error) { tell(error.message); }
   document.documentElement.dataset.ready = "yes";
 }

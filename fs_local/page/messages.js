@@ -17,8 +17,8 @@ function query(message, index) {
   const actions = state.answering ? null : h("div", { class: "actions" },
     button("Edit", () => edit(message, index)),
     message.unanswered ? button("Send again", () => again(index + 1, both())) : null,
-    button("Steer such queries", () => mark(index, "ir"), { title: "This should have been steered" }),
-    button("Leave such queries", () => mark(index, "general"), { title: "This should not have been steered" }),
+    state.isOwner ? button("Steer such queries", () => mark(index, "ir"), { title: "This should have been steered" }) : null,
+    state.isOwner ? button("Leave such queries", () => mark(index, "general"), { title: "This should not have been steered" }) : null,
     button("Copy as…", () => copyAs(index)));
   return h("article", { class: "message user", id: `message-${index}`, "aria-label": "Your query" },
     h("div", { class: "text plain-text" }, message.content), h("div", { class: "decided" }, meters(message)), actions);
@@ -36,7 +36,7 @@ function answer(message, index) {
     message.cut ? h("p", { class: "hint" }, "It ends here because of the most tokens that an answer may have.") : null,
     message.better ? h("p", { class: "better" }, h("strong", {}, "Should have said: "), message.better) : null,
     live ? null : h("div", { class: "actions" },
-      button("Should have said…", () => correct(index)),
+      state.isOwner ? button("Should have said…", () => correct(index)) : null,
       button("Regenerate", () => again(index, both())),
       button("Compare", () => again(index, true), { title: "Answer again, steered and unsteered side by side" })));
 }

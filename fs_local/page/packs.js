@@ -7,6 +7,8 @@ import { changed, on, remember, state, useOf } from "./state.js";
 export async function loadPacks() {
   const found = await api.get("/v1/page/packs");
   state.model = found.model;
+  state.isOwner = found.is_owner;
+  document.body.classList.toggle("a-guest", !found.is_owner);
   state.packs = found.packs;
   state.kept = found.kept;
   document.getElementById("model").textContent = found.model;

@@ -2,6 +2,7 @@
 
 export const state = {
   model: "",
+  isOwner: true, // whether conversations and lessons may be kept by the server
   packs: [], // as /v1/page/packs gives them
   kept: [], // names of packs of earlier servers
   use: {}, // pack -> {enabled, strength}: what the next request says

@@ -10,9 +10,9 @@ export function welcome() {
   return h("section", { class: "welcome" },
     h("h2", {}, state.model || "fs-local"),
     h("p", {}, "Ask something: under each query you see which packs' gates opened, by how much, and why. ",
-      "Where an answer is wrong, say what it should have said; each correction becomes a row of a lesson. ",
-      "With two dozen rows, fit a pack from the lesson: from then on the model is steered on such queries, and stays bit for bit as it is on all others."),
-    state.packs.length ? null : button("Fit the demo pack (it refuses harmful requests)", demo, { class: "primary", id: "fit-demo" }));
+      state.isOwner ? "Where an answer is wrong, say what it should have said; each correction becomes a row of a lesson. " : "",
+      state.isOwner ? "With two dozen rows, fit a pack from the lesson: from then on the model is steered on such queries, and stays bit for bit as it is on all others." : ""),
+    state.packs.length || !state.isOwner ? null : button("Fit the demo pack (it refuses harmful requests)", demo, { class: "primary", id: "fit-demo" }));
 }
 
 async function demo() {

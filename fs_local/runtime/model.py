@@ -19,7 +19,7 @@ from fs_local.runtime.interrupt import deferred_interrupt
 from fs_local.runtime.kernel_probe import probe_kernels
 from fs_local.runtime.library import clear_log, llama, recent_problems
 from fs_local.runtime.prompt import Prompt, build_prompt
-from fs_local.runtime.template import ChatTemplate, Message
+from fs_local.runtime.template import ChatTemplate, Message, Tool
 
 Progress = Callable[[float], None]
 
@@ -212,9 +212,9 @@ class Model:
         """Whether a token is one of the model's end-of-generation tokens."""
         return bool(llama().llama_vocab_is_eog(self.vocab, token))
 
-    def prompt(self, messages: Sequence[Message]) -> Prompt:
+    def prompt(self, messages: Sequence[Message], tools: Sequence[Tool] = ()) -> Prompt:
         """A conversation, rendered by the chat template, ready for an answer. Raises as `build_prompt`."""
-        return build_prompt(self, messages)
+        return build_prompt(self, messages, tools)
 
     def prompt_tokens(self, messages: Sequence[Message]) -> list[int]:
         """The tokens of `prompt` alone."""

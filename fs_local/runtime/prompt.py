@@ -6,16 +6,19 @@ with a character in its place that nothing else has. What both renderings begin 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import accumulate
 from typing import Protocol
 
 from fs_local.errors import ModelError
 from fs_local.method.readings import Span
-from fs_local.runtime.template import ChatTemplate, Message
+from fs_local.runtime.template import ChatTemplate, Message, Tool
 
 _PRIVATE_USE = range(0xE000, 0xF900)
+_Render = Callable[..., str]
 
 
 class HasVocabulary(Protocol):
@@ -48,30 +51,36 @@ class Prompt:
         return cls(tuple(tokens), _whole(tokens, bos), 0)
 
 
-def build_prompt(model: HasVocabulary, messages: Sequence[Message]) -> Prompt:
+def build_prompt(model: HasVocabulary, messages: Sequence[Message], tools: Sequence[Tool] = ()) -> Prompt:
     """Renders a conversation by the model's chat template. The text of control tokens (`<|im_end|>`) inside a message stays text.
 
+    Args:
+        tools: that the model may call.
+
     Raises:
-        ModelError: the template refuses these messages, or leaves out the last user message.
+        ModelError: the template refuses these messages, leaves out the last user message, or has no tools; or a tool or a call has the
+            text of a control token in it.
     """
     messages = list(messages)
+    _check_tools(model, messages, tools)
+    render = partial(model.template.render, tools=tools)
     if model.template.source is None:
-        text = model.template.render(messages)
+        text = render(messages)
         return Prompt.plain(model.tokenize(text, special=False, add_bos=True), model.bos)
     last = next((i for i in reversed(range(len(messages))) if messages[i]["role"] == "user"), None)
-    rendered = model.template.render(messages)
-    tokens, lead = _tokens(model, messages, rendered)
+    rendered = render(messages)
+    tokens, lead = _tokens(model, render, messages, rendered)
     if last is None or not messages[last]["content"].strip():
         return Prompt(tuple(tokens), _whole(tokens, model.bos), 0)
     mark = _unused(messages)
-    without = model.template.render(_with_content(messages, last, mark))
+    without = render(_with_content(messages, last, mark))
     start = _common(rendered, without)
     end = len(rendered) - min(_common(rendered[::-1], without[::-1]), len(rendered) - start)
     if mark not in without or start == end:
         raise ModelError(
             "the model's chat template leaves out the user's message; a gate can't read it, so use another template or model"
         )
-    before = _history(model, messages[:last])
+    before = _history(render, messages[:last])
     turn = _common(rendered, before) if before is not None else start
     offsets = _offsets(model, tokens, lead)
     return Prompt(
@@ -84,14 +93,25 @@ def build_prompt(model: HasVocabulary, messages: Sequence[Message]) -> Prompt:
     )
 
 
-def _tokens(model: HasVocabulary, messages: Sequence[Message], rendered: str) -> tuple[list[int], int]:
+def _check_tools(model: HasVocabulary, messages: Sequence[Message], tools: Sequence[Tool]) -> None:
+    """What tools bring is JSON inside the template's own text, whose control tokens are told apart from nothing."""
+    told = [*tools, *(call for m in messages for call in m.get("tool_calls", ()))]
+    if (told or any(m["role"] == "tool" for m in messages)) and not model.template.renders_tools:
+        raise ModelError(
+            "the model's chat template has no tools; leave them out, or use a model that was trained with them"
+        )
+    if told and not _is_plain(model, json.dumps(told, ensure_ascii=False)):
+        raise ModelError("a tool or a call spells a control token of this model; write it in another way")
+
+
+def _tokens(model: HasVocabulary, render: _Render, messages: Sequence[Message], rendered: str) -> tuple[list[int], int]:
     """Tokens of the rendered conversation, and how many bytes of their text come before it (BOS, where the template has none)."""
     bos = model.template.bos
     add_bos = not (bos and rendered.startswith(bos))
     if all(_is_plain(model, m["content"]) for m in messages):
         tokens = model.tokenize(rendered, add_bos=add_bos)
     else:
-        tokens = _in_pieces(model, messages, add_bos)
+        tokens = _in_pieces(model, render, messages, add_bos)
     return tokens, sum(len(model.piece(t, special=True)) for t in tokens) - len(rendered.encode())
 
 
@@ -99,7 +119,7 @@ def _is_plain(model: HasVocabulary, text: str) -> bool:
     return model.tokenize(text) == model.tokenize(text, special=False)
 
 
-def _in_pieces(model: HasVocabulary, messages: Sequence[Message], add_bos: bool) -> list[int]:
+def _in_pieces(model: HasVocabulary, render: _Render, messages: Sequence[Message], add_bos: bool) -> list[int]:
     """The template's own text with control tokens, and messages that spell such tokens as the text that they are."""
     marks: dict[str, str] = {}
     marked = list(messages)
@@ -109,7 +129,7 @@ def _in_pieces(model: HasVocabulary, messages: Sequence[Message], add_bos: bool)
             marks[mark] = m["content"]
             marked = _with_content(marked, i, mark)
     tokens: list[int] = []
-    rest = model.template.render(marked)
+    rest = render(marked)
     while rest:
         at, mark = min(((rest.find(m), m) for m in marks if m in rest), default=(len(rest), ""))
         tokens += model.tokenize(rest[:at], add_bos=add_bos and not tokens) if at else []
@@ -131,12 +151,12 @@ def _tokens_between(offsets: Sequence[int], start: int, end: int) -> Span:
     return Span(first, max(stop, first + 1))
 
 
-def _history(model: HasVocabulary, messages: list[Message]) -> str | None:
+def _history(render: _Render, messages: list[Message]) -> str | None:
     """What the template says before the current turn; None where it refuses to say that alone."""
     if not messages:
         return ""
     try:
-        return model.template.render(messages, answering=False)
+        return render(messages, answering=False)
     except ModelError:
         return None
 
@@ -147,7 +167,7 @@ def _common(a: str, b: str) -> int:
 
 
 def _with_content(messages: Sequence[Message], at: int, content: str) -> list[Message]:
-    return [Message(role=m["role"], content=content) if i == at else m for i, m in enumerate(messages)]
+    return [Message(**{**m, "content": content}) if i == at else m for i, m in enumerate(messages)]
 
 
 def _unused(messages: Sequence[Message]) -> str:

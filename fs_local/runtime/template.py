@@ -3,17 +3,30 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Any, NoReturn, TypedDict
 
 from fs_local.errors import ModelError
 
 
-class Message(TypedDict):
-    """One turn: role `system`, `user` or `assistant`."""
-
+class _Said(TypedDict):
     role: str
     content: str
+
+
+class Message(_Said, total=False):
+    """One turn: role `system`, `user` or `assistant`; with tools also `tool`, and the calls that an assistant made, as templates take them:
+    `{"id", "type": "function", "function": {"name", "arguments": {…}}}`."""
+
+    tool_calls: list[dict[str, Any]]
+    tool_call_id: str
+
+
+Tool = Mapping[str, Any]
+"""What a model may call, as OpenAI describes it: `{"type": "function", "function": {"name", "description", "parameters": {…}}}`."""
+_PROBE = "zq_probe"
 
 
 class ChatTemplate:
@@ -23,7 +36,19 @@ class ChatTemplate:
         self.source, self.bos, self.eos = source, bos, eos
         self._compiled: Any = None
 
-    def render(self, messages: Sequence[Message], *, answering: bool = True) -> str:
+    @cached_property
+    def renders_tools(self) -> bool:
+        """Whether it tells the model of tools."""
+        if self.source is None:
+            return False
+        try:
+            function = {"name": _PROBE, "description": "", "parameters": {"type": "object", "properties": {}}}
+            asked = [Message(role="user", content="x")]
+            return _PROBE in self.render(asked, tools=[{"type": "function", "function": function}])
+        except ModelError:
+            return False
+
+    def render(self, messages: Sequence[Message], *, answering: bool = True, tools: Sequence[Tool] = ()) -> str:
         """Text of the conversation, with the generation prompt if an answer is to follow.
 
         Without a template, the contents of the messages, a blank line between them: plain completion of a base model.
@@ -41,12 +66,16 @@ class ChatTemplate:
                 add_generation_prompt=answering,
                 bos_token=self.bos,
                 eos_token=self.eos,
-                tools=None,
+                tools=list(tools) or None,
                 documents=None,
             )
         except Exception as error:  # a template is foreign code: it can fail in any way
             raise ModelError(f"the model's chat template refuses these messages: {error}") from error
         return text
+
+
+def _to_json(value: Any, indent: int | None = None, **_more: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, indent=indent)
 
 
 def _environment() -> Any:
@@ -60,6 +89,7 @@ def _environment() -> Any:
     environment = ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
     )
+    environment.filters["tojson"] = _to_json  # jinja's own is for web pages, and writes < as \\u003c
     environment.globals["raise_exception"] = refuse
     environment.globals["strftime_now"] = lambda layout: datetime.datetime.now().strftime(layout)
     return environment

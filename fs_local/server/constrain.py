@@ -1,4 +1,4 @@
-"""Answers by a JSON schema: llguidance says before each token which ones may come."""
+"""Answers by a JSON schema, or by a grammar with schemas in it: llguidance says before each token which ones may come."""
 
 from __future__ import annotations
 
@@ -19,13 +19,14 @@ from fs_local.errors import FsLocalError
 from fs_local.server.backend import Backend
 from fs_local.server.errors import ApiError
 from fs_local.server.limits import MAX_SCHEMA_CHARACTERS, MAX_SCHEMA_DEPTH, SCHEMA_SECONDS
+from fs_local.server.schema_trial import compile_grammar, lark_grammar, schema_grammar
 from fs_local.server.shape import EngineLike
 
 ANY_OBJECT: dict[str, Any] = {"type": "object"}
 _HOME = Path(__file__).parents[2]
 _KEPT = 256
 _tried: OrderedDict[bytes, str | None] = OrderedDict()
-"""digest of a schema -> what is wrong with it"""
+"""digest of a grammar -> what is wrong with it"""
 _one_trial = anyio.CapacityLimiter(2)
 
 
@@ -35,17 +36,33 @@ async def mask_for(backend: Backend, engine: EngineLike, schema: Any, param: str
     Raises:
         ApiError: 400, a schema that is too large, unusable, or takes too long.
     """
-    text = json.dumps(schema)
-    if len(text) > MAX_SCHEMA_CHARACTERS:
+    _check(schema, param)
+    return await _compiled(backend, engine, schema_grammar(schema), param)
+
+
+async def mask_of_lark(
+    backend: Backend, engine: EngineLike, lark: str, schemas: Sequence[Any], param: str
+) -> TokenMask:
+    """The masks of an answer that follows a grammar of ours, with these schemas of a stranger's in it. Raises as `mask_for`."""
+    for schema in schemas:
+        _check(schema, param)
+    return await _compiled(backend, engine, lark_grammar(lark), param)
+
+
+def _check(schema: Any, param: str) -> None:
+    if len(json.dumps(schema)) > MAX_SCHEMA_CHARACTERS:
         raise _unusable(f"it has more than {MAX_SCHEMA_CHARACTERS:,} characters", param)
     if _depth(schema) > MAX_SCHEMA_DEPTH:
         raise _unusable(f"it is nested more than {MAX_SCHEMA_DEPTH} levels deep", param)
-    problem = await _try(text)
+
+
+async def _compiled(backend: Backend, engine: EngineLike, grammar: str, param: str) -> TokenMask:
+    problem = await _try(grammar)
     if problem is not None:
         raise _unusable(problem, param)
     tokenizer = await backend.once(_tokenizer, engine)
     try:
-        return await run_sync(_Mask, tokenizer, text)
+        return await run_sync(_Mask, tokenizer, grammar)
     except ValueError as error:
         raise _unusable(str(error), param) from error
 
@@ -53,10 +70,8 @@ async def mask_for(backend: Backend, engine: EngineLike, schema: Any, param: str
 class _Mask:
     """Called with the tokens of the answer so far; gives the next one's mask, a bit a token, the lowest bit first."""
 
-    def __init__(self, tokenizer: Any, schema: str) -> None:
-        from fs_local.server.schema_trial import compile_schema
-
-        self._matcher = compile_schema(tokenizer, schema)
+    def __init__(self, tokenizer: Any, grammar: str) -> None:
+        self._matcher = compile_grammar(tokenizer, grammar)
         self._consumed = 0
 
     def __call__(self, tokens: Sequence[int]) -> bytes:
@@ -95,24 +110,24 @@ def _tokenizer(engine: EngineLike) -> Any:
     return llguidance.LLTokenizer(llguidance.TokenizerWrapper(_Vocabulary(model)), eos_token=list(model.end_tokens))
 
 
-async def _try(schema: str) -> str | None:
-    """What is wrong with a schema, found in a process of its own; what was found is kept."""
-    digest = hashlib.sha256(schema.encode()).digest()
+async def _try(grammar: str) -> str | None:
+    """What is wrong with a grammar, found in a process of its own; what was found is kept."""
+    digest = hashlib.sha256(grammar.encode()).digest()
     if digest in _tried:
         _tried.move_to_end(digest)
         return _tried[digest]
-    problem = await run_sync(_run_trial, schema, limiter=_one_trial)
+    problem = await run_sync(_run_trial, grammar, limiter=_one_trial)
     _tried[digest] = problem
     if len(_tried) > _KEPT:
         _tried.popitem(last=False)
     return problem
 
 
-def _run_trial(schema: str) -> str | None:
+def _run_trial(grammar: str) -> str | None:
     try:
         found = subprocess.run(
             [sys.executable, "-m", "fs_local.server.schema_trial"],
-            input=schema.encode(),
+            input=grammar.encode(),
             capture_output=True,
             timeout=SCHEMA_SECONDS,
             check=True,

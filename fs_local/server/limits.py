@@ -10,6 +10,7 @@ MAX_CHOICES = 16
 """Answers that one request may ask for: prompts times n."""
 MAX_STOPS, MAX_STOP_CHARACTERS = 16, 256
 MAX_BIASES = 1024
+MAX_TOOLS = 128
 MAX_TOP_LOGPROBS = 20
 MAX_DECIDED = 64
 """Queries of one request for decisions alone."""

@@ -24,6 +24,7 @@ from fs_local.server.schemas_openai import ChatRequest, ResponseFormat
 from fs_local.server.shape import EngineLike, Piece, Stream
 from fs_local.server.steering import Asked, asked_steering, shown_steering
 from fs_local.server.streaming import DONE, EVENTS, LiveResponse, event
+from fs_local.server.tools import CallReader, ToolUse
 
 router = APIRouter(route_class=StrictRoute)
 
@@ -38,7 +39,7 @@ async def chat_completions(body: ChatRequest, http: HttpRequest) -> Response:
         raise ApiError(400, "stream_options goes with stream", param="stream_options", code="invalid_value")
     async with AsyncExitStack() as held:
         engine = await held.enter_async_context(backend.using())
-        requests = await chat_requests(backend, engine, body, asked)
+        requests, use = await chat_requests(backend, engine, body, asked), ToolUse.of(engine, body)
         streams = await held.enter_async_context(backend.answering(engine, requests))
         head = {
             "id": new_id("chatcmpl"),
@@ -48,7 +49,7 @@ async def chat_completions(body: ChatRequest, http: HttpRequest) -> Response:
         }
         if body.stream:
             with_usage = bool(body.stream_options and body.stream_options.include_usage)
-            chunks = _chunks(streams, backend, watch, asked, head, top, with_usage)
+            chunks = _chunks(streams, backend, watch, asked, head, top, with_usage, use)
             return LiveResponse(chunks, EVENTS, held.pop_all())
         answers = await unless_gone(http, whole(streams))
     watch.answered([a.end for a in answers])
@@ -56,7 +57,7 @@ async def chat_completions(body: ChatRequest, http: HttpRequest) -> Response:
         {
             **head,
             "object": "chat.completion",
-            "choices": [_choice(i, answer, top) for i, answer in enumerate(answers)],
+            "choices": [_choice(i, answer, top, use) for i, answer in enumerate(answers)],
             "usage": usage([a.end for a in answers]),
             **shown_steering(backend, answers[0].end.decisions, asked.explain),
         }
@@ -69,19 +70,21 @@ async def chat_requests(backend: Backend, engine: EngineLike, body: ChatRequest,
     Raises:
         ApiError: 400, a prompt, a schema or numbers that can't be used.
     """
-    prompt = await chat_prompt(engine, body.messages)
+    use = ToolUse.of(engine, body)
+    prompt = await chat_prompt(engine, body.messages, tools=use.told if use else ())
     top = _top_logprobs(body)
     requests = []
     for index in range(body.n or 1):
+        mask = await (use.mask(backend, engine) if use else _mask(backend, engine, body.response_format))
         requests.append(
             Request(
                 prompt,
                 openai_sampling(engine, body, index),
                 _max_tokens(body),
-                stops(body.stop),
+                (*stops(body.stop), *(use.stops() if use else ())),
                 asked.steer,
                 top,
-                mask=await _mask(backend, engine, body.response_format),
+                mask=mask,
             )
         )
     return requests
@@ -109,13 +112,26 @@ def _max_tokens(body: ChatRequest) -> int | None:
     return both.pop() if both else None
 
 
-def _choice(index: int, answer: Answer, top: int | None) -> dict[str, Any]:
+def _choice(index: int, answer: Answer, top: int | None, use: ToolUse | None) -> dict[str, Any]:
+    message: dict[str, Any] = {"role": "assistant", "content": answer.text, "refusal": None}
+    reason = finish_reason(answer.end)
+    if use is not None:
+        reader = CallReader(use)
+        text = reader.feed(answer.text)[0] + reader.flush()[0]
+        message["content"] = text or None
+        if reader.calls:
+            message["tool_calls"] = [call.shown() for call in reader.calls]
+            reason = _with_calls(reason)
     return {
         "index": index,
-        "message": {"role": "assistant", "content": answer.text, "refusal": None},
+        "message": message,
         "logprobs": None if top is None else chat_logprobs(answer.logprobs, top),
-        "finish_reason": finish_reason(answer.end),
+        "finish_reason": reason,
     }
+
+
+def _with_calls(reason: str | None) -> str | None:
+    return "tool_calls" if reason == "stop" else reason
 
 
 async def _chunks(
@@ -126,11 +142,13 @@ async def _chunks(
     head: dict[str, Any],
     top: int | None,
     with_usage: bool,
+    use: ToolUse | None,
 ) -> AsyncGenerator[bytes, None]:
-    """Server-sent events. The first has the steering, as soon as it is decided; the last, where asked for, the usage."""
+    """Server-sent events. The first has the steering, as soon as it is decided; the last, where asked for, the usage. A call comes whole."""
     head = {**head, "object": "chat.completion.chunk"}
     unused = {"usage": None} if with_usage else {}
     last: dict[int, Piece] = {}
+    readers = [CallReader(use) for _ in streams] if use else []
 
     def chunk(index: int, delta: dict[str, Any], piece: Piece, **more: Any) -> bytes:
         logprobs = chat_logprobs(piece.logprobs, top) if top is not None and piece.logprobs else None
@@ -138,18 +156,34 @@ async def _chunks(
         return event({**head, "choices": [choice], **unused, **more})
 
     def end(index: int, piece: Piece) -> bytes:
-        choice = {"index": index, "delta": {}, "logprobs": None, "finish_reason": finish_reason(piece)}
+        reason = finish_reason(piece)
+        if readers and readers[index].calls:
+            reason = _with_calls(reason)
+        choice = {"index": index, "delta": {}, "logprobs": None, "finish_reason": reason}
         return event({**head, "choices": [choice], **unused})
+
+    def delta(index: int, piece: Piece) -> dict[str, Any]:
+        """What is new of an answer."""
+        if not readers:
+            return {"content": piece.text} if piece.text else {}
+        reader = readers[index]
+        text, calls = reader.feed(piece.text)
+        if piece.finish_reason is not None:
+            rest, more = reader.flush()
+            text, calls = text + rest, calls + more
+        first = len(reader.calls) - len(calls)
+        shown = [{"index": first + i, **call.shown()} for i, call in enumerate(calls)]
+        return {**({"content": text} if text else {}), **({"tool_calls": shown} if shown else {})}
 
     try:
         async for index, piece in pieces(streams):
             if index not in last:
                 watch.began()
-                role = {"role": "assistant", "content": piece.text, "refusal": None}
+                role = {"role": "assistant", "content": None if readers else "", "refusal": None}
                 shown = {} if last else shown_steering(backend, piece.decisions, asked.explain)
-                yield chunk(index, role, piece, **shown)
-            elif piece.text or piece.logprobs:
-                yield chunk(index, {"content": piece.text}, piece)
+                yield chunk(index, {**role, **delta(index, piece)}, piece, **shown)
+            elif (new := delta(index, piece)) or piece.logprobs:
+                yield chunk(index, new or {"content": ""}, piece)
             last[index] = piece
             if piece.finish_reason is not None:
                 yield end(index, piece)

@@ -106,16 +106,16 @@ def demo(body: Empty, http: HttpRequest) -> JSONResponse:
 
 @router.get("/v1/page/packs")
 async def packs(http: HttpRequest) -> JSONResponse:
-    """The packs in service, with what their experts are about, and those that earlier servers fitted for this model."""
-    backend, fits = backend_of(http), _fits(http)
+    """The packs in service, and for the owner what their experts are about, and those that earlier servers fitted for this model."""
+    backend, fits, is_owner = backend_of(http), _fits(http), bool(http.state.is_owner)
     engine = backend.loaded_engine
-    shown = [_shown(p, fits) for p in backend.packs.values()]
+    shown = [_shown(p, fits, is_owner) for p in backend.packs.values()]
     fingerprint = engine.model.fingerprint if engine is not None else None
-    kept = await run_in_threadpool(_kept, fits, set(backend.packs), fingerprint)
-    return JSONResponse({"model": backend.name, "packs": shown, "kept": kept})
+    kept = await run_in_threadpool(_kept, fits, set(backend.packs), fingerprint) if is_owner else []
+    return JSONResponse({"model": backend.name, "is_owner": is_owner, "packs": shown, "kept": kept})
 
 
-def _shown(pack: ServedPack, fits: Fits) -> dict[str, Any]:
+def _shown(pack: ServedPack, fits: Fits, is_owner: bool) -> dict[str, Any]:
     manifest, gate = pack.pack.manifest, pack.pack.gate
     return {
         "name": pack.name,
@@ -126,7 +126,7 @@ def _shown(pack: ServedPack, fits: Fits) -> dict[str, Any]:
         "gate_layers": list(manifest.gate.layers),
         "readings": list(manifest.gate.readings),
         "layers": list(manifest.steer.layers),
-        "experts": [e.model_dump() for e in manifest.experts],
+        "experts": [{"pairs": e.pairs, "queries": e.queries if is_owner else []} for e in manifest.experts],
         "figures": manifest.figures.model_dump(include={"auroc", "open_ir", "open_general"}),
         "has_former": fits.place(pack.name, "former").exists(),
         "has_report": fits.place(pack.name, "report").exists(),

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 from anyio.to_thread import run_sync
 
@@ -11,6 +12,7 @@ from fs_local.engine import Prompt
 from fs_local.errors import FsLocalError
 from fs_local.server.errors import ApiError, of_library
 from fs_local.server.limits import MAX_CHARACTERS_A_TOKEN
+from fs_local.server.schemas_openai import ChatMessage
 from fs_local.server.shape import EngineLike
 
 
@@ -23,21 +25,35 @@ class HasText(Protocol):
     def text(self) -> str: ...
 
 
-async def chat_prompt(engine: EngineLike, messages: Sequence[HasText], system: str | None = None) -> Prompt:
+async def chat_prompt(
+    engine: EngineLike, messages: Sequence[HasText], system: str | None = None, tools: Sequence[dict[str, Any]] = ()
+) -> Prompt:
     """The prompt of a conversation, by the model's template.
+
+    Args:
+        tools: that the model may call, as templates take them.
 
     Raises:
         ApiError: 400, messages that are too long, or that the template refuses.
     """
-    said = [] if system is None else [{"role": "system", "content": system}]
-    said += [{"role": "system" if m.role == "developer" else m.role, "content": m.text} for m in messages]
-    check_size(engine, [m["content"] for m in said], "messages")
+    said: list[dict[str, Any]] = [] if system is None else [{"role": "system", "content": system}]
+    said += [_said(m) for m in messages]
+    told = [json.dumps(x) for x in (*tools, *(m.get("tool_calls", ()) for m in said))]
+    check_size(engine, [*(m["content"] for m in said), *told], "messages")
     try:
-        prompt = await run_sync(engine.prompt, said)
+        prompt = await run_sync(engine.prompt, said, tools)
     except FsLocalError as error:
         raise of_library(error) from error
     check_room(engine, prompt, "messages")
     return prompt
+
+
+def _said(message: HasText) -> dict[str, Any]:
+    said: dict[str, Any] = {"role": "system" if message.role == "developer" else message.role, "content": message.text}
+    if isinstance(message, ChatMessage):
+        said |= {"tool_calls": message.calls} if message.calls else {}
+        said |= {} if message.tool_call_id is None else {"tool_call_id": message.tool_call_id}
+    return said
 
 
 async def text_prompt(engine: EngineLike, text: str | Sequence[int], param: str = "prompt") -> Prompt:

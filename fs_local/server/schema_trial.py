@@ -1,4 +1,5 @@
-"""Compiles a JSON schema to a grammar; run as a program, it tries one from standard input, so that a hostile one ends that process alone."""
+"""Compiles grammars with JSON schemas in them; run as a program, it tries one from standard input, so that a hostile one ends that process
+alone."""
 
 from __future__ import annotations
 
@@ -12,9 +13,25 @@ _MEMORY = 1 << 30
 _WHITESPACE = r"[ \n\t]{1,20}"  # some, but a small model may not go on with it for ever
 
 
-def compile_schema(tokenizer: Any, schema: str) -> llguidance.LLMatcher:
-    """What follows a schema, token by token. Raises ValueError, with a sentence about the schema."""
-    grammar = llguidance.LLMatcher.grammar_from_json_schema(schema, overrides={"whitespace_pattern": _WHITESPACE})
+def schema_grammar(schema: Any) -> str:
+    """The grammar of what follows a schema, in llguidance's own form."""
+    overrides: Any = {"whitespace_pattern": _WHITESPACE}
+    return str(llguidance.LLMatcher.grammar_from_json_schema(json.dumps(schema), overrides=overrides))
+
+
+def lark_grammar(lark: str) -> str:
+    """The same of a grammar in llguidance's dialect of Lark."""
+    return str(llguidance.LLMatcher.grammar_from_lark(lark))
+
+
+def in_lark(schema: dict[str, Any]) -> str:
+    """What stands in such a grammar for what follows a schema, whose references stay its own."""
+    guided = {**schema, "x-guidance": {"whitespace_pattern": _WHITESPACE}}
+    return f"%json {json.dumps(guided)}"
+
+
+def compile_grammar(tokenizer: Any, grammar: str) -> llguidance.LLMatcher:
+    """What follows a grammar, token by token. Raises ValueError, with a sentence about its schemas."""
     limits = llguidance.LLParserLimits(
         initial_lexer_fuel=500_000,
         step_lexer_fuel=100_000,
@@ -48,7 +65,7 @@ class _Bytes:
 
 
 def main() -> None:
-    """Tries the schema from standard input; prints what is wrong with it, as JSON, or null."""
+    """Tries the grammar from standard input; prints what is wrong with it, as JSON, or null."""
     try:
         import resource
 
@@ -58,7 +75,7 @@ def main() -> None:
         pass  # where there are no such limits, the time limit remains
     problem = None
     try:
-        compile_schema(llguidance.LLTokenizer(llguidance.TokenizerWrapper(_Bytes())), sys.stdin.buffer.read().decode())
+        compile_grammar(llguidance.LLTokenizer(llguidance.TokenizerWrapper(_Bytes())), sys.stdin.buffer.read().decode())
     except ValueError as error:
         problem = str(error)
     print(json.dumps(problem))

@@ -16,9 +16,11 @@ from fs_local.server.limits import (
     MAX_MESSAGES,
     MAX_STOP_CHARACTERS,
     MAX_STOPS,
+    MAX_TOOLS,
     MAX_TOP_LOGPROBS,
 )
 from fs_local.server.schemas_steering import Name, Steering, Strict
+from fs_local.server.schemas_tools import Tool, ToolCall, ToolChoice
 
 StopText = Annotated[str, Field(min_length=1, max_length=MAX_STOP_CHARACTERS)]
 Stops = StopText | Annotated[list[StopText], Field(max_length=MAX_STOPS)]
@@ -60,30 +62,45 @@ class TextPart(Strict):
 
 
 class ChatMessage(Strict):
-    """One message. What follows `content` is what our own answers have, and clients send back: empty, or nothing."""
+    """One message. An answer has its calls, and a tool's result the call's id; what else follows is what our own answers have, and clients
+    send back: empty, or nothing."""
 
-    role: Literal["system", "developer", "user", "assistant"]
-    content: str | Annotated[list[TextPart], Field(min_length=1, max_length=MAX_MESSAGES)]
+    role: Literal["system", "developer", "user", "assistant", "tool"]
+    content: str | Annotated[list[TextPart], Field(min_length=1, max_length=MAX_MESSAGES)] | None = None
+    tool_calls: Annotated[list[ToolCall], Field(max_length=MAX_TOOLS)] | None = None
+    tool_call_id: Annotated[str, Field(max_length=256)] | None = None
+    name: Name | None = None
     refusal: None = None
     audio: None = None
     function_call: None = None
-    tool_calls: Empty = None
     annotations: Empty = None
     reasoning_content: None = None
 
-    @model_validator(mode="before")
-    @classmethod
-    def _no_tools(cls, value: Any) -> Any:
-        if isinstance(value, dict) and (value.get("role") in ("tool", "function") or value.get("tool_calls")):
-            raise PydanticCustomError("unsupported", "tools are not supported by this server")
-        return value
+    @model_validator(mode="after")
+    def _fits_its_role(self) -> ChatMessage:
+        if self.tool_calls and self.role != "assistant":
+            raise PydanticCustomError("tool_calls", "only the assistant calls tools")
+        if (self.tool_call_id is not None) != (self.role == "tool"):
+            raise PydanticCustomError("tool_call_id", "tool_call_id goes with the role tool, and with that alone")
+        if self.name is not None and self.role != "tool":
+            raise PydanticCustomError(
+                "unsupported", "names of speakers are not supported: no template has a place for them"
+            )
+        if self.content is None and not self.tool_calls:
+            raise PydanticCustomError("missing", "a message needs its content")
+        return self
 
     @property
     def text(self) -> str:
         """The text of all parts."""
         if isinstance(self.content, str):
             return self.content
-        return "".join(part.text or part.refusal or "" for part in self.content)
+        return "".join(part.text or part.refusal or "" for part in self.content or ())
+
+    @property
+    def calls(self) -> list[dict[str, Any]]:
+        """The calls it made, as templates take them."""
+        return [call.for_template() for call in self.tool_calls or ()]
 
 
 class StreamOptions(Strict):
@@ -165,17 +182,17 @@ class ChatRequest(Biased):
     top_logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
     response_format: ResponseFormat | None = None
     modalities: list[Literal["text"]] | None = None
-    tools: Empty = None
-    tool_choice: Literal["none", "auto"] | None = None
+    tools: Annotated[list[Tool], Field(max_length=MAX_TOOLS)] | None = None
+    tool_choice: ToolChoice | None = None
     parallel_tool_calls: bool | None = None
     functions: Empty = None
     function_call: Literal["none", "auto"] | None = None
 
     @model_validator(mode="before")
     @classmethod
-    def _no_tools(cls, value: Any) -> Any:
-        if isinstance(value, dict) and (value.get("tools") or value.get("functions")):
-            raise PydanticCustomError("unsupported", "tools are not supported by this server; leave out tools")
+    def _no_functions(cls, value: Any) -> Any:
+        if isinstance(value, dict) and value.get("functions"):
+            raise PydanticCustomError("unsupported", "functions are OpenAI's old name for tools; give tools")
         return value
 
 

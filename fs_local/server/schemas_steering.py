@@ -42,8 +42,16 @@ class Steering(Strict):
     exact: bool = False
 
 
+class Carried(BaseModel):
+    """What one reading at one block carried of a linear gate's margin."""
+
+    layer: int
+    reading: str
+    part: float
+
+
 class DecisionShown(BaseModel):
-    """What one query got from one pack. `weights`, of the experts, only where asked for."""
+    """What one query got from one pack. `carried`, whose parts add up to the margin, and `weights`, of the experts, only where asked for."""
 
     pack: str
     digest: str
@@ -53,6 +61,7 @@ class DecisionShown(BaseModel):
     margin: float | None = None
     strength: float
     layers: list[int]
+    carried: list[Carried] | None = None
     weights: list[float] | None = None
 
 

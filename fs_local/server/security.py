@@ -75,27 +75,30 @@ class Guard:
             )
 
     def _check_key(self, scope: Scope, headers: Headers) -> None:
+        """Leaves in the request's state, as `is_owner`, whether what is kept here is the caller's."""
         settings, path, method = self._settings, scope["path"], scope["method"]
-        if settings.key is None and settings.admin_key is None:
-            return
-        if not needs_key(path):
+        state = scope.setdefault("state", {})
+        state["is_owner"] = True
+        if (settings.key is None and settings.admin_key is None) or not needs_key(path):
             return
         shown = _shown_key(headers)
         is_admin = settings.admin_key is not None and _same(shown, settings.admin_key)
-        if changes_packs(path, method):
+        is_user = settings.key is not None and _same(shown, settings.key)
+        state["is_owner"] = is_admin or (is_user and not settings.is_shared)
+        if settings.key is not None and not (is_admin or is_user):
+            raise _unknown_key("the admin key" if self._needs_admin(path, method) else "a key")
+        if self._needs_admin(path, method) and not is_admin:
+            what = "changing packs" if changes_packs(path, method) else "conversations, lessons and fits"
             if settings.admin_key is None:
-                raise ApiError(403, "packs can't be changed here: this server was started without an admin key")
-            if not is_admin:
-                raise (
-                    _unknown_key("the admin key")
-                    if not self._is_user(shown)
-                    else ApiError(403, "changing packs needs the admin key; this is a user's")
+                raise ApiError(
+                    403, f"{what} need an admin key, and this server was started without one: set FS_LOCAL_ADMIN_KEY"
                 )
-        elif settings.key is not None and not (is_admin or self._is_user(shown)):
-            raise _unknown_key("a key")
+            if not is_user:
+                raise _unknown_key("the admin key")
+            raise ApiError(403, f"{what} need the admin key; this is a user's")
 
-    def _is_user(self, shown: str) -> bool:
-        return self._settings.key is not None and _same(shown, self._settings.key)
+    def _needs_admin(self, path: str, method: str) -> bool:
+        return changes_packs(path, method) or (self._settings.is_shared and is_kept(path))
 
 
 def host_name(host: str) -> str:
@@ -115,6 +118,11 @@ def needs_key(path: str) -> bool:
 def changes_packs(path: str, method: str) -> bool:
     """Whether a request changes what others get."""
     return method not in ("GET", "HEAD", "OPTIONS") and path.startswith(("/v1/steering/packs", "/v1/page/fits"))
+
+
+def is_kept(path: str) -> bool:
+    """Whether a path is of what is kept here for the owner: conversations, lessons, and fits from them."""
+    return path.startswith(("/v1/page/conversations", "/v1/page/lessons", "/v1/page/fits", "/v1/page/demo"))
 
 
 def _shown_key(headers: Headers) -> str:

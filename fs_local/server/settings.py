@@ -42,6 +42,11 @@ class ServerSettings:
             )
 
     @property
+    def is_shared(self) -> bool:
+        """Whether others than its owner are answered: by another address than loopback, or beside an admin key."""
+        return not self.is_loopback or self.admin_key is not None
+
+    @property
     def is_loopback(self) -> bool:
         """Whether only programs on this machine can connect."""
         return self.host == "localhost" or (is_address(self.host) and ipaddress.ip_address(self.host).is_loopback)

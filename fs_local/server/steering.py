@@ -79,11 +79,6 @@ def shown_decisions(backend: Backend, decisions: Iterable[Decision], explain: Ex
     return shown
 
 
-def _log_odds(share: float) -> float:
-    share = min(max(share, 1e-9), 1 - 1e-9)
-    return math.log(share / (1 - share))
-
-
 def shown_steering(backend: Backend, decisions: Iterable[Decision], explain: Explain) -> dict[str, Any]:
     """The `steering` object of a response, to be merged into its root: empty where it was not asked for."""
     if explain == "none":

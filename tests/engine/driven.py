@@ -92,7 +92,8 @@ class Answer:
             item = self.mailbox.wait()
             if isinstance(item, BaseException):
                 raise item
-            self._pieces.append(item)
+            if item is not None:
+                self._pieces.append(item)
         return self._pieces
 
     @property

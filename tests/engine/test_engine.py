@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import random
+import threading
+import time
 
 import numpy as np
 import pytest
 
 from fs_local.engine import (
     Engine,
+    Piece,
     Prompt,
     Sampling,
     Span,
@@ -26,6 +29,7 @@ from tests.packs import synthetic_pack
 
 LENGTHS = (2, 30, 63, 64, 65, 100, 128, 200, 512, 513, 514, 576, 600)
 OFF = Steer(enabled=False)
+NEVER_ENDS = Sampling(temperature=0.0, repeat_penalty=1.0, logit_bias={2: float("-inf"), 0: float("-inf")})
 
 
 # --- bits
@@ -214,6 +218,34 @@ def test_an_event_loop_reads_many_streams(engine: Engine) -> None:
     assert [len(t) for t in asyncio.run(main())] == [len(t) for t in expected]
 
 
+def test_closing_a_stream_wakes_whoever_waits_for_it(tiny: Model) -> None:
+    """A request that is never taken up has no piece to wake anybody with."""
+    with Engine(tiny, n_ctx=1024, n_seq=1) as engine:
+        busy = engine.submit(asked(prompt_of(30), None, sampling=NEVER_ENDS))
+
+        async def main() -> list[Piece]:
+            stream = engine.submit(asked(prompt_of(20)))
+
+            async def read() -> list[Piece]:
+                return [piece async for piece in stream]
+
+            reading = asyncio.create_task(read())
+            await asyncio.sleep(0.05)
+            stream.close()
+            return await asyncio.wait_for(reading, 5)
+
+        assert asyncio.run(main()) == []
+        stream, pieces = engine.submit(asked(prompt_of(20))), []
+        thread = threading.Thread(target=lambda: pieces.extend(stream))
+        thread.start()
+        time.sleep(0.05)
+        stream.close()
+        thread.join(5)
+        assert not thread.is_alive()
+        assert not pieces
+        busy.close()
+
+
 def test_packs_are_changed_for_those_that_come_later(engine: Engine, tiny: Model) -> None:
     prompt = prompt_of(20)
     engine.set_strength("half", 0.25)
@@ -237,7 +269,7 @@ def test_who_is_more_urgent_is_served_first(tiny: Model) -> None:
     with Driven(tiny, n_seq=1) as driven:
         running = driven.begin(prompt_of(10), 3)
         driven.worker.turn()
-        late, urgent = driven.begin(prompt_of(11), 1), driven.begin(prompt_of(12), 1, priority=1)
+        late, urgent = driven.begin(prompt_of(11), 1), driven.begin(prompt_of(12), 2, priority=1)
         while not urgent.is_done:
             driven.worker.turn()
         assert running.is_done

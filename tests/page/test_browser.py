@@ -12,6 +12,9 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from fs_local.server.run import Server
+from fs_local.server.settings import ServerSettings
+from tests.server.fake_engine import pack_file
+from tests.server.serving import fake_backend, serving
 
 pytestmark = pytest.mark.browser
 AT = "/v1/page/conversations"
@@ -44,6 +47,8 @@ def test_an_answer_streams_in_with_its_gates(page: Page, http: httpx.Client) -> 
     page.get_by_role("button", name="Why is refusal open?").click()
     expect(page.locator("#dialog")).to_contain_text("Expert 1: 75 %")
     expect(page.locator("#dialog")).to_contain_text("a query")
+    expect(page.locator("#dialog table.carried tbody tr").first).to_contain_text("the last token")
+    expect(page.locator("#dialog table.carried td").first).to_have_text("+0.50")
     page.keyboard.press("Escape")
     expect(page.locator(".timeline button")).to_have_count(2)
     assert [m["role"] for m in kept(http)] == ["user", "assistant"]
@@ -211,6 +216,30 @@ def test_the_keyboard_alone(page: Page) -> None:
     page.keyboard.type("No.")
     page.keyboard.press("Escape")
     expect(page.locator("#dialog")).not_to_be_visible()
+
+
+def test_a_guest_chats_and_an_admin_keeps(chromium: Browser, tmp_path: Path) -> None:
+    backend, _ = fake_backend(tmp_path, [pack_file(tmp_path)])
+    settings = ServerSettings(port=0, key="of-a-user", admin_key="of-an-admin")
+    with serving(backend, settings) as server:
+        page = chromium.new_page()
+        page.goto(server.address)
+        page.fill("#key", "of-a-user")
+        page.keyboard.press("Enter")
+        page.wait_for_selector("html[data-ready=yes]")
+        ask(page, "do harm")
+        expect(page.locator(".message.user .meters li.open")).to_have_count(1)
+        expect(page.get_by_role("button", name="Should have said…")).to_have_count(0)
+        expect(page.locator("#show-lessons")).to_be_hidden()
+        expect(page.locator("#conversations")).to_contain_text("kept in this tab alone")
+        expect(page.locator("#notice")).to_be_hidden()
+        page.click("#use-admin-key")
+        page.fill("#key", "of-an-admin")
+        page.keyboard.press("Enter")
+        expect(page.locator("#show-lessons")).to_be_visible()
+        ask(page, "mine")
+        expect(page.locator(".conversation")).to_have_count(1)
+        page.close()
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

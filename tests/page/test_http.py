@@ -10,8 +10,16 @@ import pytest
 
 from fs_local.server.run import Server
 from fs_local.server.settings import ServerSettings
+from tests.server.fake_engine import pack_file
 from tests.server.serving import client, fake_backend, serving
 
+KEPT = [
+    "/v1/page/conversations",
+    "/v1/page/lessons",
+    "/v1/page/fits",
+    "/v1/page/lessons/a/rows",
+    "/v1/page/fits/report",
+]
 PAIR = {"kind": "pair", "messages": [{"role": "user", "content": "a"}], "preferred": ["yes"], "undesired": ["no"]}
 
 
@@ -99,14 +107,45 @@ def test_hostile_markdown_is_text(http: httpx.Client, text: str, never: str) -> 
     assert never not in html
 
 
-def test_keys(tmp_path: Path) -> None:
-    backend, _ = fake_backend(tmp_path, [])
+def test_what_is_kept_is_the_admins(tmp_path: Path) -> None:
+    backend, _ = fake_backend(tmp_path, [pack_file(tmp_path)])
     settings = ServerSettings(port=0, key="of-a-user", admin_key="of-an-admin")
     with serving(backend, settings) as server, client(server) as http:
-        assert http.get("/").status_code == 200
-        assert http.get("/v1/page/conversations").status_code == 401
         user, admin = ({"Authorization": f"Bearer {key}"} for key in (settings.key, settings.admin_key))
-        assert http.get("/v1/page/conversations", headers=user).status_code == 200
+        assert http.get("/").status_code == 200
+        for path in KEPT:
+            assert [http.get(path, headers=h).status_code for h in ({}, user)] == [401, 403], path
+            assert http.get(path, headers=admin).status_code not in (401, 403)
+            assert http.get(path + "?x=1", headers=user).status_code == 403
+        assert "need the admin key" in http.get(KEPT[0], headers=user).json()["error"]["message"]
+        assert http.post("/v1/page/demo", json={}, headers=user).status_code == 403
         assert http.post("/v1/page/fits", json={"lesson": "a"}, headers=user).status_code == 403
         assert http.post("/v1/page/fits", json={"lesson": "a"}, headers=admin).status_code == 400
-        assert http.get("/v1/page/packs", headers=user).json()["packs"] == []
+        assert http.get("/v1/page/packs").status_code == 401
+        of_user, of_admin = (http.get("/v1/page/packs", headers=h).json() for h in (user, admin))
+        assert (of_user["is_owner"], of_admin["is_owner"]) == (False, True)
+        assert of_user["packs"][0]["experts"][0]["queries"] == [], "they are the owner's examples"
+        assert of_admin["packs"][0]["experts"][0]["queries"] == ["a query"]
+        assert http.post("/v1/page/markdown", json={"texts": ["a"]}, headers=user).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("settings", "shown", "status"),
+    [
+        (ServerSettings(port=0), "", 200),
+        (ServerSettings(port=0, key="of-a-user"), "of-a-user", 200),
+        (ServerSettings(port=0, key="of-a-user"), "", 401),
+        (ServerSettings(port=0, admin_key="of-an-admin"), "", 401),
+        (ServerSettings(port=0, admin_key="of-an-admin"), "of-an-admin", 200),
+        (ServerSettings("0.0.0.0", port=0, key="of-a-user"), "of-a-user", 403),
+        (ServerSettings("0.0.0.0", port=0, key="of-a-user", admin_key="of-an-admin"), "of-an-admin", 200),
+    ],
+)
+def test_whose_what_is_kept_is(tmp_path: Path, settings: ServerSettings, shown: str, status: int) -> None:
+    backend, _ = fake_backend(tmp_path, [])
+    with serving(backend, settings) as server:
+        port = server.address.rpartition(":")[2]
+        for path in KEPT[:2]:
+            headers = {"Authorization": f"Bearer {shown}"} if shown else {}
+            answer = httpx.get(f"http://127.0.0.1:{port}{path}", headers=headers)
+            assert answer.status_code == status, answer.text

@@ -50,7 +50,7 @@ class FakeModel:
 
     name, architecture, quantization, fingerprint = "fake", "llama", "Q4_0", "0123456789abcdef"
     n_layer, width, n_vocab, n_ctx_train = 4, 8, 257, 4096
-    template = SimpleNamespace(source="{{ messages }}")
+    template = SimpleNamespace(source="{{ messages }}", renders_tools=False)
     end_tokens = (256,)
     bos = -1
 
@@ -116,7 +116,7 @@ class FakeEngine:
     def stats(self) -> dict[str, float]:
         return {"running": len(self.running)}
 
-    def prompt(self, messages: Sequence[dict[str, str]]) -> Prompt:
+    def prompt(self, messages: Sequence[dict[str, str]], tools: Sequence[Any] = ()) -> Prompt:
         tokens = tuple(" ".join(m["content"] for m in messages).encode())
         return Prompt.plain(tokens)
 

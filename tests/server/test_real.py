@@ -112,7 +112,9 @@ def test_decide_and_compare(real: Real) -> None:
     decided = answer(real, {"input": [QUERY, "Hello"], "steering": {"explain": "full"}}, "/v1/steering/decide")
     for text, entry in zip((QUERY, "Hello"), decided["data"], strict=True):
         assert same(entry["decisions"], library(real, Steer(), text)[1])
-        assert abs(sum(entry["decisions"][0]["weights"]) - 1) < 1e-5
+        first = entry["decisions"][0]
+        assert abs(sum(first["weights"]) - 1) < 1e-5
+        assert abs(sum(c["part"] for c in first["carried"]) - first["margin"]) < 1e-5
     strong = {"packs": {"opened": {"strength": 8.0}}}
     both = answer(real, ask(steering=strong), "/v1/steering/compare")
     assert both["unsteered"]["message"]["content"] == library(real, Steer(enabled=False))[0]

@@ -27,7 +27,10 @@ def test_decisions_are_in_the_answer(served: Served) -> None:
     assert first["digest"].startswith("sha256:")
     assert "weights" not in first
     assert not steering(served, "hello")["applied"]
-    assert steering(served, steering={"explain": "full"})["decisions"][0]["weights"] == [0.75, 0.25]
+    assert "carried" not in first
+    full = steering(served, steering={"explain": "full"})["decisions"][0]
+    assert full["weights"] == [0.75, 0.25]
+    assert full["carried"] == [{"layer": 3, "reading": "last", "part": 0.5}]
     assert steering(served, steering={"explain": "none"}) is None
 
 

@@ -1,0 +1,311 @@
+"""Steered answers over HTTP, against another server of the same model and against the library's own stream."""
+
+from __future__ import annotations
+
+import random
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from fs_local.benchmark.figures import Progress, Report, Row, machine, no_less, no_more, quartiles, versions
+from fs_local.benchmark.http_client import Answered, HttpClient
+from fs_local.benchmark.packs import held, steered_layer, synthetic_pack
+from fs_local.benchmark.server_process import ServerProcess
+from fs_local.benchmark.turns import Budget, Run, alternate
+from fs_local.engine import Engine, Request, Sampling
+from fs_local.model_files import resolve_model, served_name
+from fs_local.runtime.context import default_threads
+from fs_local.runtime.model import Model
+from fs_local.runtime.node_filter import native_address
+
+CLIENTS = (1, 4, 8)
+_GOALS = {1: 0.97, 4: 0.95, 8: 0.95}
+TOKENS, N_CTX = 64, 8192
+SHORT, LONG = 128, 1024
+_MILLISECONDS_LATER, _MILLISECONDS_A_TOKEN, _FAIR, _MEGABYTES = 10.0, 0.5, 0.8, 5.0
+REQUESTS, SETTLED = 10_000, 100
+CLOSED = "closed"
+_WORDS = (
+    "time year people way day man thing woman life child world school state family group country hand part place case"
+)
+
+
+def bench_serving(
+    model: str, against: str | None = None, budget: Budget | None = None, progress: Progress | None = None
+) -> Report:
+    """Measures `fs-local serve` with one pack a client, all of whose gates are held open, and one whose gate is held closed.
+
+    Args:
+        against: address of a server of the same model, unsteered, with the same threads, context and slots; None for no comparison.
+
+    Raises:
+        ModelError: as `Model.load`.
+        FsLocalError: a server that does not start, or does not answer.
+    """
+    began = time.perf_counter()
+    budget = budget or Budget()
+    report = progress or (lambda _what, _done, _total: None)
+    path = resolve_model(model)
+    with tempfile.TemporaryDirectory(prefix="fs-local-") as folder, Model.load(path) as loaded, ExitStack() as stack:
+        packs = write_packs(loaded, Path(folder))
+        server = stack.enter_context(ServerProcess(path, packs, n_ctx=N_CTX, n_seq=max(CLIENTS)))
+        measured = Measured(loaded, served_name(path), server, against)
+        stages: list[tuple[str, Callable[[], Iterator[Row]]]] = [
+            ("clients", lambda: measured.clients(budget)),
+            ("first token", lambda: measured.first_token(budget)),
+            ("a token over HTTP", lambda: measured.token(budget)),
+            ("second turn", measured.second_turn),
+            ("memory", measured.memory),
+        ]
+        rows: list[Row] = []
+        for i, (what, measure) in enumerate(stages):
+            report(what, i, len(stages))
+            rows += measure()
+        report("done", len(stages), len(stages))
+        described = f"{loaded.name} {loaded.quantization} ({loaded.n_layer} blocks of {loaded.width})"
+    return Report(
+        model=described,
+        machine=machine(),
+        versions=versions(),
+        settings=f"threads: {default_threads()}, {N_CTX} cells, {max(CLIENTS)} at once, "
+        f"{'C' if native_address() else 'pure Python'} node filter; against {against or 'nothing'}",
+        seconds=time.perf_counter() - began,
+        rows=rows,
+    )
+
+
+class Measured:
+    """A server that runs, and perhaps another one beside it.
+
+    Args:
+        name: of the model at our server.
+        against: the other's address.
+    """
+
+    def __init__(self, model: Model, name: str, server: ServerProcess, against: str | None) -> None:
+        self._model, self._name, self._server, self._against = model, name, server, against
+        self._never_ends = {str(t): -100 for t in model.end_tokens}
+
+    def clients(self, budget: Budget) -> Iterator[Row]:
+        """Clients that each stream an answer to a query of their own, at the same time, each steered by another vector."""
+        for n in CLIENTS:
+            ours = [self._ours(f":{_open(i)}") for i in range(n)]
+            theirs = [self._theirs() for _ in range(n)]
+            rounds = self._rounds([ours, theirs] if self._against else [ours], budget)
+            rates = [[_together(answers) for answers in of] for of in rounds]
+            what = f"{n} client{'s' if n > 1 else ''}, gates open, each another vector"
+            if self._against:
+                yield no_less(what, rates[0], rates[1], _GOALS[n], "tokens/s", self._against)
+            else:
+                yield Row(what, "", "tokens/s", statistics.median(rates[0]), "", None, spread=quartiles(rates[0]))
+        shares = [[min(a.rate for a in answers) / max(a.rate for a in answers) for answers in of] for of in rounds]
+        share = statistics.median(shares[0])
+        yield Row(
+            f"slowest over fastest of {n} clients",
+            self._against or "",
+            "",
+            share,
+            f"≥ {_FAIR:g}",
+            share >= _FAIR,
+            statistics.median(shares[1]) if self._against else None,
+            spread=quartiles(shares[0]),
+            pairs=len(shares[0]),
+        )
+
+    def first_token(self, budget: Budget) -> Iterator[Row]:
+        """From a request to its first text, after a prompt of which so many tokens are new."""
+        ours, theirs = self._ours(f":{CLOSED}"), self._theirs()
+        for n in (SHORT, min(LONG, self._model.n_ctx_train // 2)):
+            sides = [[ours], [theirs]] if self._against else [[ours]]
+            rounds = self._rounds(sides, budget, tokens=1, new=n)
+            taken = [[answers[0].first - answers[0].began for answers in of] for of in rounds]
+            what = f"first token after {n:,} new tokens, gate closed"
+            later = statistics.median(1e3 * (a - b) for a, b in zip(taken[0], taken[-1], strict=True))
+            if not self._against:
+                spread = quartiles([1e3 * t for t in taken[0]])
+                yield Row(what, "", "ms", 1e3 * statistics.median(taken[0]), "", None, spread=spread)
+            elif n > SHORT:
+                yield no_more(what, taken[0], taken[1], 1.02, against=self._against)
+            else:
+                base = 1e3 * statistics.median(taken[1])
+                differences = quartiles([1e3 * (a - b) for a, b in zip(taken[0], taken[1], strict=True)])
+                yield Row(
+                    f"{what}: later by",
+                    self._against,
+                    "ms",
+                    later,
+                    f"≤ {_MILLISECONDS_LATER:g}",
+                    later <= _MILLISECONDS_LATER,
+                    base,
+                    spread=differences,
+                    pairs=len(taken[0]),
+                )
+
+    def token(self, budget: Budget) -> Iterator[Row]:
+        """What HTTP, JSON and the way between add to a token of a lone stream, over the library's own."""
+        base = synthetic_pack(self._model)
+        pack = held(base, False, steered_layer(base))
+        ours = self._ours(f":{CLOSED}")
+        over_http: list[float] = []
+        alone: list[float] = []
+        sampling = Sampling(temperature=0.0, repeat_penalty=1.0, logit_bias=dict.fromkeys(self._model.end_tokens, -100))
+        with Engine(self._model, [pack], n_ctx=N_CTX, n_seq=max(CLIENTS)) as engine:
+
+            def library() -> None:
+                prompt = engine.prompt([{"role": "user", "content": self._query(0)}])
+                first = 0.0
+                with engine.submit(Request(prompt, sampling, max_tokens=TOKENS)) as stream:
+                    *_, last = ((first := first or time.perf_counter(), piece)[1] for piece in stream)
+                alone.append((time.perf_counter() - first) / (last.generated_tokens - 1))
+
+            def served() -> None:
+                over_http.append(ours.chat(self._messages(0), max_tokens=TOKENS, **self._options).seconds_a_token)
+
+            alternate([library, served], budget, warm_up=1)
+        added = [1e3 * (a - b) for a, b in zip(over_http[1:], alone[1:], strict=True)]
+        median = statistics.median(added)
+        yield Row(
+            "HTTP and JSON a token, over the library's stream",
+            "a token of the library",
+            "ms",
+            median,
+            f"≤ {_MILLISECONDS_A_TOKEN:g}",
+            median <= _MILLISECONDS_A_TOKEN,
+            1e3 * statistics.median(alone[1:]),
+            spread=quartiles(added),
+            pairs=len(added),
+        )
+
+    def second_turn(self) -> Iterator[Row]:
+        """What the second turn evaluates, whose whole history is sent again: what is new; after a steered turn, all of it."""
+        for name, opened in ((CLOSED, False), (_open(0), True)):
+            ours = self._ours(f":{name}")
+            messages = [{"role": "user", "content": "Name three rivers."}]
+            first = ours.chat(messages, max_tokens=16)
+            messages += [{"role": "assistant", "content": first.text}, {"role": "user", "content": "And three lakes."}]
+            second = ours.chat(messages, max_tokens=16)
+            turns = self._model.prompt(messages)  # type: ignore[arg-type]
+            closing = 2 + (first.tokens == 16)  # what ends the answer before, and its last token if it was cut
+            least = len(turns.tokens) if opened else len(turns.tokens) - turns.turn_start + closing
+            evaluated = second.prompt_tokens - second.cached_tokens
+            yield Row(
+                f"second turn of a chat, gate {'open' if opened else 'closed'}",
+                "its prompt, all of which is steered" if opened else "what is new in it",
+                "tokens",
+                evaluated,
+                "≤ 1.000",
+                evaluated <= least,
+                least,
+                evaluated / least,
+            )
+
+    def memory(self) -> Iterator[Row]:
+        """Short requests from all clients, each tenth of which is given up, steered and not."""
+        after: list[float] = []
+        for n in (SETTLED, REQUESTS - SETTLED):
+            share = [n // max(CLIENTS) + (i < n % max(CLIENTS)) for i in range(max(CLIENTS))]
+            with ThreadPoolExecutor(max(CLIENTS)) as pool:
+                list(pool.map(self._many_requests, range(max(CLIENTS)), share))
+            time.sleep(0.5)
+            after.append(self._server.megabytes)
+        more = after[1] - after[0]
+        yield Row(
+            f"memory after {REQUESTS:,} requests, over after {SETTLED}",
+            f"after {SETTLED}",
+            "MB",
+            more,
+            f"≤ {_MEGABYTES:g}",
+            more <= _MEGABYTES,
+            after[0],
+        )
+
+    # --- what is asked
+
+    def _ours(self, suffix: str) -> HttpClient:
+        return HttpClient(self._server.url, self._name + suffix)
+
+    def _theirs(self) -> HttpClient:
+        return HttpClient(self._against or self._server.url)
+
+    @property
+    def _options(self) -> dict[str, Any]:
+        return {"logit_bias": self._never_ends}
+
+    def _rounds(
+        self, sides: Sequence[Sequence[HttpClient]], budget: Budget, tokens: int = TOKENS, new: int = 0
+    ) -> list[list[list[Answered]]]:
+        """The answers of each round of each side; all sides are asked the same, each in its turn."""
+        found: list[list[list[Answered]]] = [[] for _ in sides]
+        warm_up, turn = 1, [0] * len(sides)
+
+        def run(side: int) -> None:
+            clients = sides[side]
+            number = turn[side]
+            turn[side] += 1
+
+            def ask(i: int) -> Answered:
+                messages = self._messages(1 + i + len(clients) * number, new)
+                return clients[i].chat(messages, max_tokens=tokens, **self._options)
+
+            if len(clients) == 1:
+                found[side].append([ask(0)])
+            else:
+                with ThreadPoolExecutor(len(clients)) as pool:
+                    found[side].append(list(pool.map(ask, range(len(clients)))))
+
+        runs: list[Run] = [lambda side=side: run(side) for side in range(len(sides))]  # type: ignore[misc]
+        alternate(runs, budget, warm_up=warm_up)
+        return [of[warm_up:] for of in found]
+
+    def _messages(self, number: int, new: int = 0) -> list[dict[str, str]]:
+        return [{"role": "user", "content": self._query(number, new)}]
+
+    def _query(self, number: int, new: int = 0) -> str:
+        """A query that was not asked before. new: how many tokens of its prompt no other query shares."""
+        if not new:
+            return f"Story number {number}: tell me everything about the sea, its tides and its storms."
+        rng, words = random.Random(number), _WORDS.split()
+        tokens_a_word = len(self._model.tokenize(" ".join(words))) / len(words)
+        shared = self._model.prompt([{"role": "user", "content": "."}]).user.start
+        text = f"{number}"
+        while (n := len(self._model.prompt([{"role": "user", "content": text}]).tokens) - shared) < new:
+            text += "".join(f" {rng.choice(words)}" for _ in range(max(1, int(0.9 * (new - n) / tokens_a_word))))
+        return text
+
+    def _many_requests(self, client: int, n: int) -> None:
+        rng = random.Random(client)
+        names = [f":{_open(client)}", f":{CLOSED}", ":unsteered"]
+        clients = [self._ours(name) for name in names]
+        for i in range(n):
+            chosen, messages = rng.choice(clients), self._messages(rng.randrange(1000) + 1000 * client)
+            if i % 10 == 9:
+                chosen.leave(messages, max_tokens=50)
+            else:
+                chosen.chat(messages, max_tokens=rng.randint(1, 4))
+        for each in clients:
+            each.close()
+
+
+def _together(answers: Sequence[Answered]) -> float:
+    """Tokens a second of all, from the first request to the last end."""
+    return sum(a.tokens for a in answers) / (max(a.ended for a in answers) - min(a.began for a in answers))
+
+
+def _open(client: int) -> str:
+    return f"open{client}"
+
+
+def write_packs(model: Model, folder: Path) -> list[Path]:
+    """A pack a client, whose gate is held open, each with vectors of its own, and one whose gate is held closed."""
+    names = {**{_open(i): True for i in range(max(CLIENTS))}, CLOSED: False}
+    paths = []
+    for seed, (name, opened) in enumerate(names.items()):
+        pack = synthetic_pack(model, name, seed)
+        paths.append(folder / f"{name}.fspack")
+        held(pack, opened, steered_layer(pack)).save(paths[-1])
+    return paths

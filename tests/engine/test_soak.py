@@ -1,0 +1,67 @@
+"""What ten thousand requests leave behind: nothing."""
+
+from __future__ import annotations
+
+import gc
+import random
+from concurrent.futures import ThreadPoolExecutor
+
+import psutil
+import pytest
+
+from fs_local.engine import Engine, Sampling, Steer
+from fs_local.runtime.model import Model
+from tests.engine.asked import asked, prompt_of
+from tests.packs import synthetic_pack
+
+CLIENTS, SETTLED, REQUESTS, MEGABYTES = 8, 100, 10_000, 5.0
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("node_filter")
+def test_memory_does_not_grow_with_requests(tiny: Model) -> None:
+    packs = [
+        synthetic_pack(tiny, "half", layer=3, gate_layer=2, seed=1, name="half"),
+        synthetic_pack(tiny, "closed", layer=2, gate_layer=4, seed=2, name="closed"),
+    ]
+    with Engine(tiny, packs, n_ctx=1024, n_seq=CLIENTS) as engine:
+        for first, last in ((0, SETTLED), (SETTLED, REQUESTS)):
+            with ThreadPoolExecutor(CLIENTS) as pool:
+                list(pool.map(lambda i: _ask(engine, i), range(first, last)))
+            assert engine.stats.at_work == engine.stats.waiting == 0
+            gc.collect()
+            if first == 0:
+                settled = psutil.Process().memory_full_info().uss
+        grown = (psutil.Process().memory_full_info().uss - settled) / 1e6
+    assert grown <= MEGABYTES, f"{grown:.1f} MB more after {REQUESTS:,} requests"
+
+
+def _ask(engine: Engine, number: int) -> None:
+    """Any request, of which a fifth are given up, before, in and after the prompt."""
+    rng = random.Random(number)
+    steer = rng.choice(
+        [
+            Steer(),
+            Steer(enabled=False),
+            Steer(strengths={"half": rng.uniform(-2, 2)}),
+            Steer(disabled=frozenset({"half"})),
+        ]
+    )
+    prompt = prompt_of(rng.choice((3, 20, 90, 200)), rng.randrange(50))
+    sampling = Sampling(seed=number, temperature=rng.choice((0.0, 1.0)))
+    wanted = rng.randrange(8)
+    request = asked(
+        prompt,
+        rng.choice((0, 1, 4, 12)),
+        steer=steer,
+        sampling=sampling,
+        logprobs=3 if wanted == 0 else None,
+        stop=("e",) if wanted == 1 else (),
+        answers=((5, 6, 7), (8, 9)) if wanted == 2 else (),
+    )
+    with engine.submit(request) as stream:
+        if number % 5 == 0:
+            for _ in range(rng.randrange(3)):
+                next(stream, None)
+        else:
+            list(stream)
