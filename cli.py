@@ -21,6 +21,7 @@ from fs_local.commands.generate import generate
 from fs_local.commands.inspect import inspect
 from fs_local.commands.models import models
 from fs_local.commands.serve import serve
+from fs_local.commands.worker import worker
 
 app = typer.Typer(
     name="fs-local",
@@ -43,6 +44,7 @@ for command in (
     convert,
     models,
     serve,
+    worker,
     doctor,
     bench,
 ):

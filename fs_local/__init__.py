@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from fs_local.generation import Completion, GenerationOptions
     from fs_local.pack.file import Pack
     from fs_local.runtime.model import Model
+    from fs_local.runtime.placement import Placement
     from fs_local.steered_model import SteeredModel
 
 _HOMES = {
@@ -57,6 +58,7 @@ _HOMES = {
     "Request": "fs_local.engine",
     "Sampling": "fs_local.engine",
     "Steer": "fs_local.engine",
+    "Placement": "fs_local.runtime.placement",
     "SteeredModel": "fs_local.steered_model",
     "Stream": "fs_local.engine",
     "fit": "fs_local.fitting",
@@ -82,6 +84,7 @@ __all__ = [
     "PackError",
     "Pair",
     "Piece",
+    "Placement",
     "Prompt",
     "Query",
     "Request",

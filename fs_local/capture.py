@@ -2,13 +2,17 @@
 
 A batch is one decode: many sequences side by side. Tokens with which a request begins like the one before it (the chat template's
 opening, a text around several queries), and a query with several answers, are evaluated once, as members of all their sequences. So
-requests are cheapest in the order of their texts. The graph ends after the last layer that is wanted.
+requests are cheapest in the order of their texts. The graph ends after the last layer that is wanted. Batches know nothing of each other, so
+several processes may read them (`fs_local.shards`), to the same bytes.
 """
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import itertools
+import platform
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -16,15 +20,23 @@ from pathlib import Path
 
 import numpy as np
 
-from fs_local.errors import DataError, FitError, ModelError
+from fs_local.errors import DataError, FitError, FsLocalError, ModelError
 from fs_local.examples import Query
 from fs_local.method.readings import Reading, Span, mean_of
+<<<<<<< HEAD
 from fs_local.resume import Captures, ResumeFile, RowSpan, batches_done
 from fs_local.runtime.context import F32, MICRO_BATCH, Context
+=======
+from fs_local.resume import Captures, ResumeFile, RowSpan
+from fs_local.runtime.context import F32, MICRO_BATCH, Context, default_threads
+>>>>>>> main
 from fs_local.runtime.layer_states import Hook, LayerStates
 from fs_local.runtime.model import Model
+from fs_local.runtime.placement import Placement
+from fs_local.shards import in_order, is_local, n_jobs
 
 MAX_SEQUENCES = 64
+_MOST_IN_SHARD = 8
 
 Progress = Callable[[int, int], None]
 """Called with (done, total) requests."""
@@ -106,20 +118,93 @@ def capture(
     spans = [
         ((each * first, each * last), (int(answer_rows[first]), int(answer_rows[last]))) for first, last in batches
     ]
-    with (
-        _rows(model, requests, layers, readings, batches, spans, store) as rows,
-        Context(model, n_ctx=size, n_ubatch=size, n_seq=n_seq) as context,
-    ):
+    with _rows(model, requests, layers, readings, batches, spans, store) as rows:
         if rows.done and progress is not None:
             progress(batches[rows.done - 1][1], len(requests))
-        for first, last in batches[rows.done :]:
-            rows.put(_read_batch(context, _Batch(requests[first:last]), layers, readings))
+        todo = batches[rows.done :]
+        found = _read(model, [requests[first:last] for first, last in todo], _How(layers, tuple(readings), size, n_seq))
+        for (_, last), of_batch in zip(todo, found, strict=True):
+            rows.put(of_batch)
             if progress is not None:
                 progress(last, len(requests))
         states = rows.map().reshape(-1, len(layers), model.width)
     answers = [states[start:stop] for start, stop in itertools.pairwise(answer_rows)]
     queries = states[: each * len(requests)].reshape(len(requests), each, len(layers), model.width)
     return Captured(layers, tuple(readings), queries, answers)
+
+
+@dataclass(frozen=True)
+class _How:
+    """What is read of a batch, and in what context."""
+
+    layers: tuple[int, ...]
+    readings: tuple[Reading, ...]
+    size: int
+    n_seq: int
+
+
+@dataclass(frozen=True)
+class _Shard:
+    """Some batches for another process, which opens the model by its path; build: as it must be there."""
+
+    path: Path
+    build: str
+    placement: Placement
+    extra_kernels: bool
+    n_threads: int | None
+    how: _How
+    batches: Sequence[Sequence[Request]]
+
+
+def _read(model: Model, batches: Sequence[Sequence[Request]], how: _How) -> Iterator[tuple[F32, F32]]:
+    """States of batches, in their order: read here, or by the processes that `fs_local.shards` knows of."""
+    n = n_jobs() if len(batches) > 1 and not model.is_remote else 1
+    if n == 1:
+        with Context(model, n_ctx=how.size, n_ubatch=how.size, n_seq=how.n_seq) as context:
+            for batch in batches:
+                yield _read_batch(context, _Batch(batch), how.layers, how.readings)
+        return
+    threads = max(1, default_threads() // n) if is_local() else None
+    each = min(_MOST_IN_SHARD, max(1, len(batches) // (4 * n)))
+    shards = [
+        _Shard(
+            model.path.resolve(), model.build, model.placement, model.extra_kernels, threads, how, batches[i : i + each]
+        )
+        for i in range(0, len(batches), each)
+    ]
+    for states in in_order(_read_shard, shards):
+        yield from states
+
+
+_open_here = threading.Lock()
+"""A cluster's process may have several threads; they take turns with its model."""
+
+
+def _read_shard(shard: _Shard) -> list[tuple[F32, F32]]:
+    """In another process."""
+    with _open_here:
+        try:
+            context = _context(shard.path, shard.placement, shard.extra_kernels, shard.n_threads, shard.how)
+        except FsLocalError as error:
+            raise ModelError(f"on {platform.node()}: {error}") from None
+        if context.model.build != shard.build:
+            raise ModelError(
+                f"on {platform.node()}, {shard.path} is another file, or another llama.cpp or processor computes it, so states would differ; "
+                "use the same file, llama-cpp-python and kind of machine everywhere"
+            )
+        return [_read_batch(context, _Batch(batch), shard.how.layers, shard.how.readings) for batch in shard.batches]
+
+
+@functools.lru_cache(maxsize=1)
+def _model(path: Path, placement: Placement, extra_kernels: bool) -> Model:
+    return Model.load(path, placement=placement, extra_kernels=extra_kernels)
+
+
+@functools.lru_cache(maxsize=1)
+def _context(path: Path, placement: Placement, extra_kernels: bool, n_threads: int | None, how: _How) -> Context:
+    """What a process keeps open between its shards."""
+    model = _model(path, placement, extra_kernels)
+    return Context(model, n_ctx=how.size, n_ubatch=how.size, n_seq=how.n_seq, n_threads=n_threads)
 
 
 def _read_batch(

@@ -22,6 +22,7 @@ from fs_local.model_files import resolve_model
 from fs_local.pack.engine import EngineName
 from fs_local.pack.file import Pack
 from fs_local.runtime.model import Model, Progress
+from fs_local.runtime.placement import Placement
 from fs_local.steering import check_model
 
 _IN_FLIGHT = 64
@@ -47,7 +48,7 @@ class SteeredModel:
         packs: Sequence[str | Path | Pack] = (),
         *,
         n_ctx: int = 0,
-        gpu_layers: int = 0,
+        placement: Placement | None = None,
         n_threads: int | None = None,
         engine: EngineName = "numpy",
         providers: list[str] | None = None,
@@ -59,7 +60,7 @@ class SteeredModel:
             model: path of a GGUF file, or an alias.
             packs: paths of packs, or packs; each decides with its own gate.
             n_ctx: tokens of context, over all that is answered at once; 0 for 4096, or the model's own if shorter.
-            gpu_layers: blocks to offload; -1 for all.
+            placement: where the model's blocks lie: `Placement(gpu_layers=-1)`, `Placement(workers=("127.0.0.1:50052",))`.
             engine, providers: what evaluates decisions: numpy, or ONNX Runtime with execution providers.
             progress: called with the share of the model that is loaded, 0 to 1.
 
@@ -67,7 +68,7 @@ class SteeredModel:
             ModelError, PackError: a file that can't be used, or packs that do not fit the model.
         """
         loaded = [p if isinstance(p, Pack) else Pack.load(Path(p)) for p in packs]
-        opened = Model.load(resolve_model(model), gpu_layers=gpu_layers, progress=progress)
+        opened = Model.load(resolve_model(model), placement=placement, progress=progress)
         try:
             return cls(Engine(opened, loaded, n_ctx=n_ctx, n_threads=n_threads, evaluator=engine, providers=providers))
         except BaseException:

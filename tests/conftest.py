@@ -19,7 +19,9 @@ from fs_local.refusals import refusal_pairs
 from fs_local.runtime.context import Context
 from fs_local.runtime.model import Model
 from fs_local.runtime.node_filter import native_address
+from fs_local.runtime.placement import Placement
 from tests.packs import telling_pack
+from tests.rpc.worker import WorkerProcess
 from tests.tiny_model import write_tiny_model
 
 FILTERS = [*(["native"] if shutil.which("cc") else []), "pure Python"]
@@ -51,8 +53,18 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def smollm2() -> Iterator[Model]:
-    with Model.load(resolve_model("smollm2")) as model:
+def placement() -> Iterator[Placement]:
+    """Where the models of tests lie: here; with FS_LOCAL_TEST_RPC=1, which wants a llama.cpp with RPC, on two workers."""
+    if not os.environ.get("FS_LOCAL_TEST_RPC"):
+        yield Placement()
+        return
+    with WorkerProcess() as a, WorkerProcess() as b:
+        yield Placement(workers=(a.address, b.address))
+
+
+@pytest.fixture(scope="session")
+def smollm2(placement: Placement) -> Iterator[Model]:
+    with Model.load(resolve_model("smollm2"), placement=placement) as model:
         yield model
 
 
@@ -78,8 +90,8 @@ def tiny_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def tiny(tiny_path: Path) -> Iterator[Model]:
-    with Model.load(tiny_path) as model:
+def tiny(tiny_path: Path, placement: Placement) -> Iterator[Model]:
+    with Model.load(tiny_path, placement=placement) as model:
         yield model
 
 

@@ -105,7 +105,7 @@ def test_doctor_finds_both_hooks_exact(run: object, monkeypatch: pytest.MonkeyPa
     found = json.loads(out)
     assert code == 0
     assert found["ok"]
-    assert found["hooks"][0]["write_equals_control_vector"]
+    assert found["hooks"][0]["write_differs"] == 0
     assert found["versions"]["llama-cpp-python"]
     assert found["native_filter"] == (native_address() is not None)
     code, out, _ = run("doctor")  # type: ignore[operator]

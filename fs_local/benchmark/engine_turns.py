@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from types import TracebackType
 
 from fs_local.engine import Piece, Prompt, Request, Sampling, Steer
@@ -13,17 +15,30 @@ from fs_local.engine.worker import Worker
 from fs_local.pack.file import Pack
 from fs_local.runtime.context import MICRO_BATCH, Context
 from fs_local.runtime.model import Model
+from fs_local.runtime.node_filter import PURE_PYTHON
 
 _NEVER = float("-inf")
 
 
 class EngineTurns:
-    """An engine's worker with one pack or several, driven by hand."""
+    """An engine's worker with one pack or several, driven by hand.
+
+    Args:
+        pure_python: as where no C extension was built.
+    """
 
     def __init__(
-        self, model: Model, packs: Sequence[Pack], n_ctx: int, *, n_ubatch: int = MICRO_BATCH, n_seq: int = 1
+        self,
+        model: Model,
+        packs: Sequence[Pack],
+        n_ctx: int,
+        *,
+        n_ubatch: int = MICRO_BATCH,
+        n_seq: int = 1,
+        pure_python: bool = False,
     ) -> None:
-        context = Context(model, n_ctx=n_ctx, n_ubatch=n_ubatch, n_seq=2 * n_seq + 1)
+        with _filter(pure_python):
+            context = Context(model, n_ctx=n_ctx, n_ubatch=n_ubatch, n_seq=2 * n_seq + 1)
         loaded = Packs.load(model, packs)
         self._worker = Worker(context, n_seq, n_seq, lambda: loaded)
         self._never_ends = Sampling(
@@ -65,6 +80,20 @@ class EngineTurns:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._worker.close(RuntimeError("measured"))
+
+
+@contextmanager
+def _filter(pure_python: bool) -> Iterator[None]:
+    """What the variable says while a context is made holds for it."""
+    before = os.environ.get(PURE_PYTHON)
+    if pure_python:
+        os.environ[PURE_PYTHON] = "1"
+    try:
+        yield
+    finally:
+        if pure_python:
+            del os.environ[PURE_PYTHON]
+            os.environ.update({} if before is None else {PURE_PYTHON: before})
 
 
 def _last(box: Mailbox) -> Piece:

@@ -15,7 +15,6 @@ from fs_local.commands.options import (
     Ctx,
     DrawSeed,
     EngineOption,
-    GpuLayers,
     MaxTokens,
     MinP,
     Providers,
@@ -28,6 +27,7 @@ from fs_local.commands.options import (
     TopK,
     TopP,
 )
+from fs_local.commands.placing import Placing
 from fs_local.commands.values import choice
 
 if TYPE_CHECKING:
@@ -37,12 +37,11 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Loading:
+class Loading(Placing):
     """How a model and its packs are loaded."""
 
     strength: Strength = None
     ctx: Ctx = 0
-    gpu_layers: GpuLayers = 0
     threads: Threads = None
     engine: EngineOption = "numpy"
     provider: Providers = None
@@ -57,7 +56,7 @@ class Loading:
                 model,
                 packs or [],
                 n_ctx=self.ctx,
-                gpu_layers=self.gpu_layers,
+                placement=self.placement,
                 n_threads=self.threads,
                 engine=choice("--engine", self.engine, ("numpy", "onnx")),
                 providers=self.provider,

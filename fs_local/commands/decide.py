@@ -7,12 +7,14 @@ from typing import Annotated, Optional
 
 import typer
 
-from fs_local.commands.answering import Loading
+from fs_local.commands.answering import Loading, with_options
 from fs_local.commands.files import standard_input
-from fs_local.commands.options import AsJson, Ctx, GpuLayers, ModelArgument, Packs, Threads
+from fs_local.commands.options import AsJson, Ctx, ModelArgument, Packs, Threads
 from fs_local.commands.output import print_json
+from fs_local.commands.placing import Placing
 
 
+@with_options
 def decide(
     model: ModelArgument,
     pack: Packs = None,
@@ -23,7 +25,8 @@ def decide(
         Optional[Path], typer.Option(help="JSONL or CSV of queries {query}, in place of arguments.")
     ] = None,
     ctx: Ctx = 0,
-    gpu_layers: GpuLayers = 0,
+    *,
+    placing: Placing,
     threads: Threads = None,
     as_json: AsJson = False,
 ) -> None:
@@ -48,7 +51,7 @@ def decide(
         queries = [Query.of(t) for t in texts]
     if not queries:
         raise FsLocalError("there is no query; give some as arguments, on standard input, or with --data")
-    with Loading(ctx=ctx, gpu_layers=gpu_layers, threads=threads).load(model, pack) as steered:
+    with Loading(**vars(placing), ctx=ctx, threads=threads).load(model, pack) as steered:
         found = [(q.text, steered.decide(q)) for q in queries]
     if as_json:
         print_json([{"query": text, "decisions": [decision_json(d) for d in decisions]} for text, decisions in found])

@@ -7,12 +7,15 @@ from typing import Annotated, Optional
 
 import typer
 
+from fs_local.commands.answering import with_options
 from fs_local.commands.files import check_outputs
-from fs_local.commands.options import AsJson, GpuLayers, ModelArgument, Packs
+from fs_local.commands.options import AsJson, ModelArgument, Packs
 from fs_local.commands.output import print_json
+from fs_local.commands.placing import Placing
 from fs_local.commands.values import choice
 
 
+@with_options
 def evaluate(
     model: ModelArgument,
     suite: Annotated[
@@ -30,7 +33,8 @@ def evaluate(
     pack: Packs = None,
     limit: Annotated[Optional[int], typer.Option(min=1, help="Only the first rows of each file.")] = None,
     report: Annotated[Optional[Path], typer.Option(help="Where an HTML page about the results goes.")] = None,
-    gpu_layers: GpuLayers = 0,
+    *,
+    placing: Placing,
     as_json: AsJson = False,
 ) -> None:
     """Measure what packs change, and what they leave alone. An evaluation that was stopped goes on where it was.
@@ -54,7 +58,7 @@ def evaluate(
     check_outputs(report, inputs=[Path(model), *(f.path for f in files), *(pack or [])])
     packs = [Pack.load(p) for p in pack or []]
     with loading() as progress:
-        loaded = Model.load(resolve_model(model), gpu_layers=gpu_layers, progress=progress)
+        loaded = Model.load(resolve_model(model), placement=placing.placement, progress=progress)
     with loaded, stages() as told:
         store = Store.for_model(loaded.build)
         found = evaluate_packs(loaded, packs, files, compare=suite == "compare", store=store, progress=told)

@@ -9,19 +9,21 @@ from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
+from fs_local.commands.answering import with_options
 from fs_local.commands.files import check_outputs
 from fs_local.commands.options import (
     AsJson,
     GateLayer,
     General,
     GeneralBudget,
-    GpuLayers,
     ModelArgument,
     NoBackground,
     PackOutput,
     Seed,
 )
 from fs_local.commands.output import print_json
+from fs_local.commands.placing import Placing
+from fs_local.commands.sharing import Sharing
 from fs_local.commands.values import choice, number_or_auto, numbers_or_auto
 
 if TYPE_CHECKING:
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     from fs_local.runtime.model import Model
 
 
+@with_options
 def fit(
     model: ModelArgument,
     pairs: Annotated[
@@ -84,7 +87,9 @@ def fit(
         ),
     ] = None,
     seed: Seed = 0,
-    gpu_layers: GpuLayers = 0,
+    *,
+    placing: Placing,
+    sharing: Sharing,
     as_json: AsJson = False,
 ) -> None:
     """Fit a steering pack from examples, with the model itself. A search that was stopped goes on where it was.
@@ -139,12 +144,12 @@ def fit(
             fitted = fit_untried(model_identity(path), given, options, told)
     else:
         with loading() as progress:
-            loaded = Model.load(path, gpu_layers=gpu_layers, progress=progress)
+            loaded = Model.load(path, placement=placing.placement, progress=progress)
         with loaded:
             store = Store.for_model(loaded.build)
             if given is None:
                 options = _in_time(loaded, examples, options, store.captures, minutes, as_json)
-            with stages(as_json) as told:
+            with stages(as_json) as told, sharing.between(loaded):
                 fitted = fit_pack(loaded, examples, options, told, store, given)
     for note in fitted.notes:
         err.print(f"note: {note}", style="yellow", markup=False)

@@ -7,21 +7,24 @@ from typing import Annotated, Optional
 
 import typer
 
+from fs_local.commands.answering import with_options
 from fs_local.commands.files import check_outputs
 from fs_local.commands.options import (
     AsJson,
     GateLayer,
     General,
     GeneralBudget,
-    GpuLayers,
     NoBackground,
     PackOutput,
     Seed,
 )
 from fs_local.commands.output import print_json
+from fs_local.commands.placing import Placing
+from fs_local.commands.sharing import Sharing
 from fs_local.commands.values import choice, number_or_auto
 
 
+@with_options
 def gate(
     source: Annotated[
         Path, typer.Argument(metavar="SRC", help="A control vector or a pack, of any format convert reads.")
@@ -38,7 +41,9 @@ def gate(
     no_background: NoBackground = False,
     strength: Annotated[Optional[float], typer.Option(help="λ; by default SRC's own, 1 for vectors.")] = None,
     seed: Seed = 0,
-    gpu_layers: GpuLayers = 0,
+    *,
+    placing: Placing,
+    sharing: Sharing,
     as_json: AsJson = False,
 ) -> None:
     """Put a gate before a control vector, or before a pack in place of its own: it then steers only queries like those of --ir.
@@ -67,8 +72,8 @@ def gate(
     check_outputs(output, inputs=[path, source, *ir, *(general or [])])
     pack, examples = read_pack(source, path), read_gate_examples(ir, general or [])
     with loading() as progress:
-        loaded = Model.load(path, gpu_layers=gpu_layers, progress=progress)
-    with loaded, stages() as told:
+        loaded = Model.load(path, placement=placing.placement, progress=progress)
+    with loaded, stages() as told, sharing.between(loaded):
         note = check_model(pack, loaded)
         pack, notes = gated(loaded, pack, examples, options, told, Store.for_model(loaded.build))
     for said in (*([note] if note else []), *notes):

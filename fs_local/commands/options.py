@@ -14,7 +14,6 @@ ModelArgument = Annotated[
 Packs = Annotated[
     Optional[list[Path]], typer.Option("--pack", "-p", help="A steering pack; may be given several times.")
 ]
-GpuLayers = Annotated[int, typer.Option(help="Blocks to offload to a GPU; -1 for all.")]
 Threads = Annotated[Optional[int], typer.Option(min=1, help="Threads; by default the cores of this machine.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 LessonName = Annotated[str, typer.Argument(metavar="NAME", help="A lesson's name.")]

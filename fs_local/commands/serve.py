@@ -7,9 +7,12 @@ from typing import Annotated, Optional
 
 import typer
 
-from fs_local.commands.options import Ctx, GpuLayers, ModelArgument, Packs, Threads
+from fs_local.commands.answering import with_options
+from fs_local.commands.options import Ctx, ModelArgument, Packs, Threads
+from fs_local.commands.placing import Placing
 
 
+@with_options
 def serve(
     model: ModelArgument,
     pack: Packs = None,
@@ -39,7 +42,8 @@ def serve(
     ctx: Ctx = 0,
     parallel: Annotated[int, typer.Option(min=1, max=64, help="Answers that are generated side by side.")] = 8,
     queue: Annotated[int, typer.Option(min=0, help="Requests that may wait; more get a 503.")] = 64,
-    gpu_layers: GpuLayers = 0,
+    *,
+    placing: Placing,
     threads: Threads = None,
     open_page: Annotated[
         bool, typer.Option("--open", help="Show the page in the browser when the model is loaded.")
@@ -64,7 +68,7 @@ def serve(
         resolve_model(model),
         pack or [],
         idle=idle,
-        gpu_layers=gpu_layers,
+        placement=placing.placement,
         n_ctx=ctx,
         n_seq=parallel,
         n_threads=threads,

@@ -1,6 +1,6 @@
 """States that were captured elsewhere, in place of our own capture: what PyTorch reads of a model fits a pack for its GGUF.
 
-A states file is an npz (`numpy.savez`) or safetensors of float32 matrices, one row an example, named by what they are and by the
+What vLLM's connector writes is taken too, by an index of its files: `vllm_states.py` says how. A states file is an npz (`numpy.savez`) or safetensors of float32 matrices, one row an example, named by what they are and by the
 block il, counted from 0, after which they were read:
 
     pairs.{il}      (M, d)  state of each pair's query: of the last token of its prompt, generation prompt included
@@ -48,6 +48,7 @@ from fs_local.errors import DataError, FitError
 from fs_local.examples import DataFile
 from fs_local.fitting.options import FitOptions, Shape
 from fs_local.fitting.states import PairStates, Place, QueryStates
+from fs_local.fitting.vllm_states import is_index, read_index
 from fs_local.method.folded import F32
 from fs_local.method.rows import Rows
 from fs_local.pack.archive import file_digest
@@ -150,12 +151,14 @@ def read_states(path: Path) -> GivenStates:
     """
     try:
         about = path.stat()
-        kind = None
+        kind, head = None, b""
         if stat.S_ISREG(about.st_mode):
             with path.open("rb") as file:
-                kind = container(file.read(_HEAD_BYTES), about.st_size)
+                kind = container(head := file.read(_HEAD_BYTES), about.st_size)
     except OSError as error:
         raise DataError(f"{path} can't be read: {error.strerror or error}") from error
+    if kind is None and head and is_index(head):
+        return _checked(path, *read_index(path))
     if kind not in ("npz", "safetensors"):
         raise DataError(f"{path} is neither an npz nor safetensors; write it with numpy.savez, as float32")
     found = (open_npz if kind == "npz" else open_safetensors)(path)

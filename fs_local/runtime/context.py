@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import ctypes
+import functools
 import math
 import os
 import weakref
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import TracebackType
 from typing import Any
 
@@ -15,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fs_local.errors import ContextFullError, ModelError
+from fs_local.runtime.guard import WorkerLost
 from fs_local.runtime.interrupt import Interrupt, deferred_interrupt
 from fs_local.runtime.layer_states import Hook, LayerStates
 from fs_local.runtime.library import ggml, llama, recent_problems
@@ -63,9 +65,9 @@ class Context:
             method = on_node()
             return method is not None and method(tensor, only_ask, user_data)
 
-        self._filter = NodeFilter(ask, model.n_layer, model.width)
+        self._filter = NodeFilter(ask, model.n_layer, model.width, n_ubatch)
         params.cb_eval, params.cb_eval_user_data = self._filter.callback, self._filter.user_data
-        self._handle = api.llama_init_from_model(model.handle, params)
+        self._handle = model.call(api.llama_init_from_model, model.handle, params)
         if not self._handle:
             raise ModelError(
                 f"no context of {params.n_ctx} tokens for {model.path.name}: {recent_problems() or 'not enough memory?'}"
@@ -77,6 +79,8 @@ class Context:
         self.n_seq = n_seq
         self.n_threads: int = params.n_threads
         self._decode, self._get_logits = api.llama_decode, api.llama_get_logits_ith
+        if model.is_remote:
+            self._decode = functools.partial(model.call, _decode_and_wait)
         self._rows = Rows(self.n_ubatch, n_seq)
         self._has_control_vector = False
 
@@ -187,6 +191,7 @@ class Context:
             raised, self._raised = self._raised, None
             if raised is not None:
                 raise raised
+        self._model.check_file()
         if status == 1:
             raise ContextFullError(f"the context of {self.n_ctx} tokens is full; shorten the text or raise --ctx")
         if status != 0:
@@ -240,7 +245,7 @@ class Context:
 
     def clear(self, zero: bool = False) -> None:
         """Empties the KV cache. zero: the numbers in it too, which matters where they may be NaN."""
-        llama().llama_memory_clear(llama().llama_get_memory(self.handle), zero)
+        self._model.call(llama().llama_memory_clear, llama().llama_get_memory(self.handle), zero)
 
     # --- hooks
 
@@ -277,13 +282,10 @@ class Context:
         self._filter.add(additions)
 
     def _on_node(self, tensor: int, only_ask: bool, _user_data: Any) -> bool:
-        if self._filter.skips:
-            return only_ask
-        if self._stopped:
-            return False
         if self._interrupt.came:
             self._stopped = True
-            return False
+        if self._filter.skips or self._stopped:  # ends each part of the graph at its first node, as node_filter.c says
+            return only_ask
         try:
             layer = self._layers.get(ggml().get_name(tensor))
             if layer is None:
@@ -346,22 +348,31 @@ class Context:
                 raise ModelError(f"a control vector of shape {vector.shape} for a model of width {width}")
             buffer[layer - 1] = vector
         data = buffer.ctypes.data_as(ctypes.POINTER(ctypes.c_float))
-        if llama().llama_set_adapter_cvec(self.handle, data, buffer.size, width, min(vectors), max(vectors)) != 0:
+        set_vector, range_of = llama().llama_set_adapter_cvec, (min(vectors), max(vectors))
+        if self._model.call(set_vector, self.handle, data, buffer.size, width, *range_of) != 0:
             raise ModelError(f"llama.cpp refuses the control vector: {recent_problems() or 'it gives no reason'}")
         self._has_control_vector = True
 
     def clear_control_vector(self) -> None:
         """Removes the control vector, if there is one."""
         if self._has_control_vector and self._handle:
-            llama().llama_set_adapter_cvec(self._handle, None, 0, 0, 0, 0)
+            self._model.call(llama().llama_set_adapter_cvec, self._handle, None, 0, 0, 0, 0)
             self._has_control_vector = False
 
 
 def _free(handle: Any, model: Model, _filter: NodeFilter, process: int) -> None:
     """Frees a context, whose callback lives until here, and lets its model go. A forked process leaves both to its parent."""
     if os.getpid() == process:
-        llama().llama_free(handle)
+        with suppress(WorkerLost):  # what is left of a context then is left
+            model.call(llama().llama_free, handle)
         model.release()
+
+
+def _decode_and_wait(handle: Any, batch: Any) -> int:
+    """`llama_decode`, and until its logits are there: nothing that needs a worker comes after it."""
+    status: int = llama().llama_decode(handle, batch)
+    llama().llama_synchronize(handle)
+    return status
 
 
 def default_threads() -> int:

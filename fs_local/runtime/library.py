@@ -88,26 +88,36 @@ def library_folder() -> Path:
     return Path(llama()._lib._name).parent
 
 
-@functools.lru_cache(maxsize=1)
-def ggml() -> Ggml:
-    """Binds `libggml-base`.
+def library_path(name: str) -> Path:
+    """Where one of llama.cpp's libraries stands, or would stand; name: such as `ggml-base`."""
+    if sys.platform == "win32":
+        names = [f"{name}.dll", f"lib{name}.dll"]
+    elif sys.platform == "darwin":
+        names = [f"lib{name}.dylib", f"lib{name}.so"]
+    else:
+        names = [f"lib{name}.so"]
+    folder = library_folder()
+    return next((folder / n for n in names if (folder / n).exists()), folder / names[0])
+
+
+def base_library() -> ctypes.CDLL:
+    """`libggml-base`.
 
     Raises:
-        ModelError: the library is not where llama-cpp-python keeps its libraries.
+        ModelError: it is not where llama-cpp-python keeps its libraries.
     """
-    if sys.platform == "win32":
-        names = ["ggml-base.dll", "libggml-base.dll"]
-    elif sys.platform == "darwin":
-        names = ["libggml-base.dylib", "libggml-base.so"]
-    else:
-        names = ["libggml-base.so"]
-    folder = library_folder()
-    path = next((folder / name for name in names if (folder / name).exists()), None)
-    if path is None:
+    path = library_path("ggml-base")
+    if not path.exists():
         raise ModelError(
-            f"no {names[0]} in {folder}; steering needs llama-cpp-python 0.3.36 or newer: pip install -U llama-cpp-python"
+            f"no {path.name} in {path.parent}; steering needs llama-cpp-python 0.3.36 or newer: pip install -U llama-cpp-python"
         )
-    library = ctypes.CDLL(str(path))
+    return ctypes.CDLL(str(path))
+
+
+@functools.lru_cache(maxsize=1)
+def ggml() -> Ggml:
+    """What hooks need of `libggml-base`. Raises as `base_library`."""
+    library = base_library()
     tensor, size = ctypes.c_void_p, ctypes.c_size_t
 
     def bind(name: str, result: Any, *arguments: Any) -> Any:

@@ -7,17 +7,22 @@ import hashlib
 import os
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, NoReturn
 
 from fs_local.errors import ModelError
 from fs_local.runtime import gguf_header
+from fs_local.runtime.backends import Device
+from fs_local.runtime.guard import WorkerLost
 from fs_local.runtime.interrupt import deferred_interrupt
 from fs_local.runtime.kernel_probe import probe_kernels
 from fs_local.runtime.library import clear_log, llama, recent_problems
+from fs_local.runtime.mapped_file import MappedFile
+from fs_local.runtime.placement import Placement, guard_for
 from fs_local.runtime.prompt import Prompt, build_prompt
 from fs_local.runtime.template import ChatTemplate, Message, Tool
 
@@ -38,13 +43,26 @@ class Model:
         bos: the token that begins a text; -1 where there is none.
         can_roll_back: whether the end of a sequence can be removed from its memory; not so with a recurrent state.
         build: what its results depend on: these very weights, the version of llama-cpp-python, and the kernels.
+        placement, extra_kernels: as it was loaded. is_remote: whether workers compute some of it.
+        call: makes a call into llama.cpp that may need a worker: `WorkerLost` where one is gone.
     """
 
-    def __init__(self, handle: Any, header: gguf_header.GgufHeader, kernels: str) -> None:
+    def __init__(
+        self,
+        handle: Any,
+        header: gguf_header.GgufHeader,
+        placement: Placement,
+        extra_kernels: bool,
+        call: Callable[..., Any] | None = None,
+    ) -> None:
         api = llama()
+        self.placement, self.extra_kernels = placement, extra_kernels
+        self.is_remote = bool(placement.workers)
+        self.call: Callable[..., Any] = call or _directly
         self._handle = handle
         self._closed, self._held = False, 0
         self._held_lock = threading.Lock()
+        self._file = MappedFile(header.path)
         self._vocab = api.llama_model_get_vocab(handle)
         self.path = header.path
         self.architecture = header.architecture
@@ -57,6 +75,7 @@ class Model:
         self.fingerprint = gguf_header.fingerprint(header)
         self.quantization = gguf_header.quantization(header)
         # llama.cpp's own version is that of its next release, the same for many builds
+        kernels = kernels_name(placement, extra_kernels)
         self.build = f"{gguf_header.weights_digest(header)}-{version('llama-cpp-python')}-{kernels}"
         self.bos: int = api.llama_vocab_bos(self._vocab)
         self.template = ChatTemplate(
@@ -70,7 +89,7 @@ class Model:
         cls,
         path: Path,
         *,
-        gpu_layers: int = 0,
+        placement: Placement | None = None,
         extra_kernels: bool | None = None,
         progress: Progress | None = None,
     ) -> Model:
@@ -78,7 +97,7 @@ class Model:
 
         Args:
             path: a GGUF file.
-            gpu_layers: blocks to offload; -1 for all. Needs a llama-cpp-python that was built for a GPU.
+            placement: where its blocks lie; on this machine's processor by default.
             extra_kernels: AMX and repacking kernels; None asks the kernel probe.
             progress: called with the share that is loaded, 0 to 1.
 
@@ -88,14 +107,22 @@ class Model:
         """
         api = llama()
         header = gguf_header.read_header(path)
-        if gpu_layers and not api.llama_supports_gpu_offload():
-            raise ModelError(
-                "this llama-cpp-python was built without a GPU backend; leave out --gpu-layers, or reinstall it with one"
-            )
+        placement = placement or Placement()
         if extra_kernels is None:
             extra_kernels = probe_kernels().usable
         params = api.llama_model_default_params()
-        params.n_gpu_layers = gpu_layers
+        guard = guard_for(placement.workers)
+
+        def joined() -> list[Device]:
+            from fs_local.runtime.rpc_client import join
+
+            assert guard is not None
+            return join(placement.workers, guard)
+
+        devices = placement.apply(params, joined)
+        named = (ctypes.c_void_p * (len(devices) + 1))(*(d.handle for d in devices), None)
+        if devices:
+            params.devices = ctypes.addressof(named)
         params.use_extra_bufts = extra_kernels
         raised: list[BaseException] = []
 
@@ -114,15 +141,15 @@ class Model:
                 callback = api.llama_progress_callback(report)
                 params.progress_callback = callback
                 clear_log()
-                handle = api.llama_model_load_from_file(os.fsencode(path), params)
+                handle = (guard or _directly)(api.llama_model_load_from_file, os.fsencode(path), params)
             if raised:
                 raise raised[0]
             if not handle:
                 raise ModelError(f"llama.cpp can't load {path}: {recent_problems() or 'it gives no reason'}")
-            return cls(handle, header, kernels_name(gpu_layers, extra_kernels))
+            return cls(handle, header, placement, extra_kernels, guard)
         except BaseException:
             if handle:
-                api.llama_model_free(handle)
+                (guard or _directly)(api.llama_model_free, handle)
             raise
 
     def close(self) -> None:
@@ -145,7 +172,9 @@ class Model:
     def _free_unused(self) -> None:
         with self._held_lock:
             if self._closed and not self._held and self._handle:
-                llama().llama_model_free(self._handle)
+                self._file.close()
+                with suppress(WorkerLost):
+                    self.call(llama().llama_model_free, self._handle)
                 self._handle = None
 
     def __enter__(self) -> Model:
@@ -155,6 +184,19 @@ class Model:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def __reduce__(self) -> NoReturn:
+        """Raises ModelError: what is in a process's memory can't go to another one."""
+        raise ModelError(
+            "an open model can't be sent to another process or kept in a file; send its path, and load it there"
+        )
+
+    def check_file(self) -> None:
+        """To be called after a computation. Raises ModelError: its weights were not all there, since the file has been cut short."""
+        if self._file.is_lost:
+            raise ModelError(
+                f"{self.path.name} was cut short while it was in use, and answers no more; load it again when it is whole"
+            )
 
     @property
     def handle(self) -> Any:
@@ -243,8 +285,11 @@ class Model:
         return (text or b"").decode("utf-8", "replace")
 
 
-def kernels_name(gpu_layers: int, extra: bool) -> str:
-    """What computes: blocks on a GPU, AMX and repacking kernels, and the backends with their instructions, as llama.cpp names them."""
+def kernels_name(placement: Placement, extra: bool) -> str:
+    """What computes: where the blocks lie, AMX and repacking kernels, and the backends with their instructions, as llama.cpp names them."""
     features = hashlib.sha256(llama().llama_print_system_info()).hexdigest()[:8]
-    where = f"gpu{gpu_layers}" if gpu_layers >= 0 else "gpu"
-    return f"{where if gpu_layers else 'cpu'}{'-extra' if extra else ''}-{features}"
+    return f"{placement.name}{'-extra' if extra else ''}-{features}"
+
+
+def _directly(function: Callable[..., Any], *arguments: Any) -> Any:
+    return function(*arguments)

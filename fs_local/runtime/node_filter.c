@@ -36,11 +36,13 @@ struct state {
     eval_callback python;
     const uint8_t *wanted;     /* one byte a layer */
     const struct runs *added;  /* one a layer */
-    float *row;                /* `width` numbers to work in */
+    float *rows;               /* room for `room` rows of `width` numbers */
     int64_t width;
     int32_t n_layer;
     bool on;
-    bool skip; /* nothing is to be computed */
+    bool skip;    /* nothing is to be computed */
+    bool stopped; /* nothing more is to be computed in this decode */
+    int64_t room;
 };
 
 /* The layer of `l_out-{layer}`; -1 for any other tensor. */
@@ -56,26 +58,42 @@ static long layer_of(const struct state *state, const struct ggml_tensor *tensor
     return end != digits && *end == '\0' && layer >= 0 && layer < state->n_layer ? layer : -1;
 }
 
+static int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
+static int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
+
+/* Reads and writes whole stretches of rows: where memory is not the host's, each is a journey. */
 static void add(const struct state *state, struct ggml_tensor *tensor, const struct runs *runs)
 {
-    const int64_t n_rows = state->n_rows(tensor);
-    const size_t size = (size_t)state->width * sizeof(float);
+    const int64_t n_rows = state->n_rows(tensor), width = state->width;
+    const size_t size = (size_t)width * sizeof(float);
+    int64_t first = n_rows, end = 0;
     for (int64_t i = 0; i < runs->n; i++) {
-        const struct run *run = &runs->run[i];
-        const int64_t end = (int64_t)run->first + run->count;
-        for (int64_t row = run->first; row < end && row < n_rows; row++) {
-            state->tensor_get(tensor, state->row, (size_t)row * size, size);
-            for (int64_t k = 0; k < state->width; k++)
-                state->row[k] += run->vector[k];
-            state->tensor_set(tensor, state->row, (size_t)row * size, size);
+        first = least(first, runs->run[i].first);
+        end = most(end, (int64_t)runs->run[i].first + runs->run[i].count);
+    }
+    end = least(end, n_rows);
+    for (int64_t at = first; at < end; at += state->room) {
+        const int64_t stop = least(at + state->room, end);
+        state->tensor_get(tensor, state->rows, (size_t)at * size, (size_t)(stop - at) * size);
+        for (int64_t i = 0; i < runs->n; i++) {
+            const struct run *run = &runs->run[i];
+            const int64_t last = least((int64_t)run->first + run->count, stop);
+            for (int64_t row = most(run->first, at); row < last; row++) {
+                float *numbers = state->rows + (row - at) * width;
+                for (int64_t k = 0; k < width; k++)
+                    numbers[k] += run->vector[k];
+            }
         }
+        state->tensor_set(tensor, state->rows, (size_t)at * size, (size_t)(stop - at) * size);
     }
 }
 
 static bool on_node(struct ggml_tensor *tensor, bool ask, void *user_data)
 {
     struct state *state = user_data;
-    if (state->skip) /* asked for and ended: the first node of each part of the graph */
+    /* False ends one part of the graph alone, of which there are several with several devices: in each that follows, the first
+     * node is asked for, and then it ends too */
+    if (state->skip || state->stopped)
         return ask;
     if (!state->on)
         return false;
@@ -84,12 +102,11 @@ static bool on_node(struct ggml_tensor *tensor, bool ask, void *user_data)
         return false;
     if (ask)
         return true;
-    /* False ends the graph; where it is split over several backends, only this part of it: nothing more is wanted then */
     if (state->wanted[layer])
-        state->on = state->python(tensor, false, NULL);
-    if (state->on && state->added[layer].n) /* looked up anew: Python may have set it */
+        state->stopped = !state->python(tensor, false, NULL);
+    if (!state->stopped && state->added[layer].n) /* looked up anew: Python may have set it */
         add(state, tensor, &state->added[layer]);
-    return state->on;
+    return !state->stopped;
 }
 
 static struct PyModuleDef module = {PyModuleDef_HEAD_INIT, "_node_filter", NULL, -1, NULL, NULL, NULL, NULL, NULL};

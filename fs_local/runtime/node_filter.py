@@ -18,6 +18,8 @@ from numpy.typing import NDArray
 
 from fs_local.runtime.library import ggml, llama
 
+PURE_PYTHON = "FS_LOCAL_PURE_PYTHON"
+"""The environment variable that leaves the C function out, if it is neither empty nor 0."""
 F32 = NDArray[np.float32]
 OnNode = Callable[[int, bool, Any], bool]
 """`cb_eval`: the tensor's address, whether llama.cpp only asks for it, user data."""
@@ -50,11 +52,13 @@ class _State(ctypes.Structure):
         ("python", ctypes.c_void_p),
         ("wanted", ctypes.c_void_p),
         ("added", ctypes.c_void_p),
-        ("row", ctypes.c_void_p),
+        ("rows", ctypes.c_void_p),
         ("width", ctypes.c_int64),
         ("n_layer", ctypes.c_int32),
         ("on", ctypes.c_bool),
         ("skip", ctypes.c_bool),
+        ("stopped", ctypes.c_bool),
+        ("room", ctypes.c_int64),
     )
 
 
@@ -64,6 +68,7 @@ class NodeFilter:
     Args:
         on_node: called for wanted layers alone where the filter is native, else for every node.
         n_layer, width: of the model.
+        room: rows that are read and written at once where some get additions.
 
     Attributes:
         callback: what `cb_eval` is set to, and user_data: `cb_eval_user_data`. Both live as long as the filter does.
@@ -71,14 +76,14 @@ class NodeFilter:
         additions: what `add` was told.
     """
 
-    def __init__(self, on_node: OnNode, n_layer: int, width: int) -> None:
+    def __init__(self, on_node: OnNode, n_layer: int, width: int, room: int) -> None:
         make = llama().ggml_backend_sched_eval_callback
         self._python = make(on_node)  # llama.cpp keeps only the pointer
         self._wanted = (ctypes.c_uint8 * n_layer)()
         self._any_wanted = False  # kept: counting them anew at each token is not free
         self._added = (_Runs * n_layer)()
         self._kept: list[object] = []  # what the addresses in `_added` point to
-        self._row = np.empty(width, dtype=np.float32)
+        self._room = np.empty((room, width), dtype=np.float32)
         self.additions: Additions = {}
         api = ggml()
 
@@ -93,7 +98,8 @@ class NodeFilter:
             python=address(self._python),
             wanted=ctypes.addressof(self._wanted),
             added=ctypes.addressof(self._added),
-            row=self._row.ctypes.data,
+            rows=self._room.ctypes.data,
+            room=room,
             width=width,
             n_layer=n_layer,
         )
@@ -118,8 +124,8 @@ class NodeFilter:
             table = (_Run * len(runs))()
             for entry, (first, count, vector) in zip(table, runs, strict=True):
                 vector = np.ascontiguousarray(vector, dtype=np.float32)
-                if vector.shape != self._row.shape:
-                    raise ValueError(f"an addition of shape {vector.shape} for a model of width {len(self._row)}")
+                if vector.shape != self._room.shape[1:]:
+                    raise ValueError(f"an addition of shape {vector.shape} for a model of width {self._room.shape[1]}")
                 entry.first, entry.count, entry.vector = first, count, vector.ctypes.data
                 kept.append(vector)
             kept.append(table)
@@ -142,13 +148,14 @@ class NodeFilter:
         return bool(self._state.skip)
 
     def rearm(self) -> None:
-        """To be called before each decode: a decode that the hook ended has switched the filter off."""
+        """To be called before each decode: one that the hook ended computes nothing more."""
+        self._state.stopped = False
         self._state.on = self._any_wanted or bool(self.additions)
 
 
 def native_address() -> int | None:
     """Address of the C function; None where it was not built, or is not to be used."""
-    if os.environ.get("FS_LOCAL_PURE_PYTHON", "0") not in ("", "0"):
+    if os.environ.get(PURE_PYTHON, "0") not in ("", "0"):
         return None
     try:
         return int(importlib.import_module("fs_local.runtime._node_filter").on_node)

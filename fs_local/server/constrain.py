@@ -37,7 +37,11 @@ async def mask_for(backend: Backend, engine: EngineLike, schema: Any, param: str
         ApiError: 400, a schema that is too large, unusable, or takes too long.
     """
     _check(schema, param)
-    return await _compiled(backend, engine, schema_grammar(schema), param)
+    try:
+        grammar = schema_grammar(schema)
+    except ValueError as error:
+        raise _unusable("it is no object", param) from error
+    return await _compiled(backend, engine, grammar, param)
 
 
 async def mask_of_lark(

@@ -8,7 +8,7 @@ import socket
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import uvicorn
 
@@ -18,6 +18,9 @@ from fs_local.server.backend import Backend
 from fs_local.server.connections import TimedProtocol
 from fs_local.server.limits import GRACE_SECONDS, KEEP_ALIVE_SECONDS, MAX_CONNECTIONS
 from fs_local.server.settings import ServerSettings
+
+if TYPE_CHECKING:
+    from fs_local.runtime.placement import Placement
 
 
 def serve_forever(backend: Backend, settings: ServerSettings, ready: Callable[[str], None]) -> None:
@@ -117,7 +120,7 @@ def open_backend(
     packs: Sequence[Path],
     *,
     idle: float | None = None,
-    gpu_layers: int = 0,
+    placement: Placement | None = None,
     **engine_options: Any,
 ) -> Backend:
     """A backend for a model's file; reads the packs, and leaves the model for `Backend.load`.
@@ -131,7 +134,7 @@ def open_backend(
         from fs_local.engine import Engine
         from fs_local.runtime.model import Model
 
-        model = Model.load(path, gpu_layers=gpu_layers)
+        model = Model.load(path, placement=placement)
         try:
             return Engine(model, loaded, **engine_options)
         except BaseException:

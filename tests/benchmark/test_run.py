@@ -33,13 +33,14 @@ def test_every_figure_is_there(tiny_path: Path, tiny_pack_path: Path) -> None:
         "prefill 12 tokens, one pass, gate closed", "prefill 12 tokens, gate behind, at block 4, gate open",
         "prefill 12 tokens, gate behind, at block 4, gate closed", "prefill 16 tokens, one pass, gate open",
         "prefill 16 tokens, in micro-batches of 512, gate open", "first token after 12, gate open",
-        "2 answers at once, each steered by another vector", "the same, four vectors for two answers each", "decide, d = 96, K = 10, residual rank 10", "second turn of a chat, gate open",
+        "2 answers at once, each steered by another vector", "2 answers at once, each steered by another vector, pure Python",
+        "1 answers at once, steered by 1 vectors", "decide, d = 96, K = 10, residual rank 10", "second turn of a chat, gate open",
         "second turn of a chat, gate closed", "capture 2 prompts at block 3", "fit 30 captured pairs, d = 96, K from 4 to 10",
         "resident memory of that", "score 8 answers to a question", "resident memory, steered", "pack, d = 64",
         "pack, d = 96, K = 10", "import fs_local", "start of fs-local --help",
     ):  # fmt: skip
         assert part in whats
-    assert len(set(whats)) == len(whats) == 25
+    assert len(set(whats)) == len(whats) == 26
     second = [r for r in report.rows if r.what.startswith("second turn")]
     assert all(r.ratio is not None and r.ratio < 1.05 for r in second)  # its own tokens, and at most one more
     assert "pack telling" in report.settings

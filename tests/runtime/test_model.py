@@ -17,6 +17,7 @@ from fs_local.runtime.gguf_header import fingerprint, quantization, read_header,
 from fs_local.runtime.kernel_probe import KernelProbe, probe_kernels
 from fs_local.runtime.library import ggml, llama
 from fs_local.runtime.model import Model, kernels_name
+from fs_local.runtime.placement import Placement
 from fs_local.runtime.template import ChatTemplate, Message
 
 
@@ -65,8 +66,11 @@ def test_results_belong_to_these_very_weights(tmp_path: Path, tiny_path: Path) -
 
 def test_results_belong_to_the_kernels_that_computed_them(tiny_path: Path) -> None:
     with Model.load(tiny_path, extra_kernels=False) as model:
-        assert model.build.endswith(kernels_name(0, False))
-    assert len({kernels_name(*of) for of in ((0, False), (0, True), (12, False), (-1, False))}) == 4
+        assert model.build.endswith(kernels_name(Placement(), False))
+    assert (
+        len({kernels_name(Placement(n), extra) for n, extra in ((None, False), (None, True), (12, False), (-1, False))})
+        == 4
+    )
 
 
 @pytest.mark.parametrize(

@@ -296,6 +296,22 @@ def test_a_model_that_is_truncated_after_it_was_loaded(tiny: Path, tmp_path: Pat
         assert http.get("/health").status_code == 200
 
 
+def test_a_model_that_is_truncated_while_it_answers(tiny: Path, tmp_path: Path) -> None:
+    file = tmp_path / "tiny.gguf"
+    shutil.copy(tiny, file)
+    with real_server(file) as (server, _), client(server) as http:
+        body = ask(max_tokens=1500, stream=True, logit_bias={"2": -100, "0": -100})
+        with http.stream("POST", "/v1/chat/completions", json=body) as events:
+            lines = (line for line in events.iter_lines() if line)
+            next(lines)
+            os.truncate(file, 4096)
+            *_, error, end = lines
+        assert "was cut short while it was in use" in error
+        assert end == "data: [DONE]"
+        assert http.post("/v1/chat/completions", json=ask(max_tokens=1)).status_code == 503
+        assert http.get("/health").status_code == 200
+
+
 def test_metrics_count_what_was_done(real: Real) -> None:
     answer(real, ask())
     text = real.http.get("/metrics").text
