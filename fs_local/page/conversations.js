@@ -1,7 +1,7 @@
 // The conversations: kept by the server, listed here, each with the version that this tab knows.
 
 import * as api from "./api.js";
-import { button, download, h, openDialog, tell } from "./dom.js";
+import { button, download, h, openDialog, redraw, tell } from "./dom.js";
 import { changed, on, state } from "./state.js";
 
 const AT = "/v1/page/conversations";
@@ -102,7 +102,7 @@ async function exported(kept, form) {
 
 function show() {
   const panel = document.getElementById("conversations");
-  panel.replaceChildren(
+  redraw(panel,
     h("h2", {}, "Conversations"),
     button("New conversation", begin, { id: "new-conversation", class: "primary" }),
     state.isOwner ? "" : h("p", { class: "hint" }, "Others use this server too, so this conversation is kept in this tab alone. Kept conversations, lessons and fits are for those who have the admin key."),

@@ -1,7 +1,7 @@
 // What the gates made of a query: a meter a pack, and why.
 
 import { button, h, openDialog } from "./dom.js";
-import { state } from "./state.js";
+import { state, useOf } from "./state.js";
 
 export function meters(message) {
   const decisions = message.decisions;
@@ -17,6 +17,13 @@ export function meters(message) {
       h("span", { class: "said" }, said),
       button("Why?", () => why(d), { "aria-label": `Why is ${d.pack} ${d.open ? "open" : "closed"}?` }));
   }));
+}
+
+// As high as the meters will be, so that nothing moves when they come.
+export function awaited() {
+  const packs = state.packs.filter((pack) => useOf(pack).enabled);
+  return h("ul", { class: "meters plain awaited" }, packs.map((pack) => h("li", {},
+    h("span", { class: "name" }, pack.name), h("span", { class: "meter" }), h("span", { class: "said" }, "deciding…"), h("button", { type: "button", disabled: true }, "Why?"))));
 }
 
 const signed = (x) => `${x >= 0 ? "+" : "−"}${Math.abs(x).toFixed(2)}`;

@@ -14,6 +14,18 @@ export function h(tag, attributes = {}, ...children) {
 
 export const button = (text, onclick, attributes = {}) => h("button", { type: "button", onclick, ...attributes }, text);
 
+// Draws a part anew, with the focus on the control that has the same name as the one that had it.
+export function redraw(part, ...children) {
+  const old = document.activeElement !== part && part.contains(document.activeElement) ? document.activeElement : null;
+  const article = old?.closest("article[id]")?.id;
+  part.replaceChildren(...children);
+  if (!old || document.activeElement === old) return;
+  const name = (element) => element.id || element.getAttribute("aria-label") || element.textContent;
+  const within = (article && document.getElementById(article)) || part;
+  const controls = [...within.querySelectorAll("button, input, select, textarea, summary, [tabindex]")];
+  (controls.find((element) => name(element) === name(old)) ?? controls[0] ?? part).focus({ preventScroll: true });
+}
+
 const TAGS = new Set("P BR EM STRONG S CODE PRE UL OL LI BLOCKQUOTE H1 H2 H3 H4 H5 H6 HR A TABLE THEAD TBODY TR TH TD".split(" "));
 
 // The server's Markdown is HTML already without anything of the model's in it; only these elements are taken all the same.

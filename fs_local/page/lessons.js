@@ -2,7 +2,7 @@
 
 import * as api from "./api.js";
 import { at, loadLessons } from "./correct.js";
-import { button, download, h, openDialog, tell } from "./dom.js";
+import { button, download, h, openDialog, redraw, tell } from "./dom.js";
 import { progress, result, startFit } from "./fits.js";
 import { on, remember, state } from "./state.js";
 import { tryOut } from "./try_out.js";
@@ -130,7 +130,7 @@ const followed = h("div"); // drawn at every step of a fit, without what stands 
 
 function show() {
   const view = document.getElementById("lessons-view");
-  view.replaceChildren(
+  redraw(view,
     h("aside", { "aria-label": "All lessons" }, h("h2", {}, "Lessons"),
       button("New lesson", () => naming("New lesson", "", async (name) => { await api.post("/v1/page/lessons", { name }); await open(name); }), { class: "primary" }),
       h("ul", { class: "plain" }, state.lessons.map((l) => h("li", {}, button(`${l.name} (${l.pair + l.ir + l.general})`, () => open(l.name), { class: "title", "aria-current": shown?.name === l.name ? "true" : null }))))),

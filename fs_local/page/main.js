@@ -5,7 +5,6 @@ import { begin, loadConversations } from "./conversations.js";
 import { loadLessons } from "./correct.js";
 import { tell } from "./dom.js";
 import { loadFit } from "./fits.js";
-import { enter } from "./lessons.js";
 import "./messages.js";
 import { loadPacks } from "./packs.js";
 import { changed, on, recall, state } from "./state.js";
@@ -35,13 +34,17 @@ on("answering", () => {
   if (!state.answering && document.activeElement === document.body) query.focus();
 });
 
-function view(lessons) {
+async function view(lessons) {
   $("chat-view").hidden = lessons;
   $("lessons-view").hidden = !lessons;
   $("show-chat").setAttribute("aria-pressed", String(!lessons));
   $("show-lessons").setAttribute("aria-pressed", String(lessons));
   document.body.classList.toggle("in-lessons", lessons);
-  if (lessons) enter().catch((error) => tell(error.message));
+  if (!lessons) return;
+  try {
+    const { enter } = await import("./lessons.js"); // not wanted at the beginning
+    await enter();
+  } catch (error) { tell(error.message); }
 }
 
 $("show-chat").addEventListener("click", () => view(false));
@@ -59,6 +62,7 @@ async function start() {
   begin();
   try {
     await loadPacks();
+    performance.mark("interactive"); // a query can be sent
     if (state.isOwner) await Promise.all([loadConversations(), loadLessons(), loadFit()]);
     changed("messages", "conversations");
   } catch (error) { tell(error.message); }

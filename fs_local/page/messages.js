@@ -2,11 +2,10 @@
 
 import * as api from "./api.js";
 import { again, chooseSide, edited } from "./chat.js";
-import { copyAs } from "./copy_as.js";
 import { correct, mark } from "./correct.js";
-import { meters } from "./decisions.js";
+import { awaited, meters } from "./decisions.js";
 import { differing } from "./differing.js";
-import { button, fromMarkdown, h, openDialog } from "./dom.js";
+import { button, fromMarkdown, h, openDialog, redraw } from "./dom.js";
 import { changed, on, state } from "./state.js";
 import { welcome } from "./welcome.js";
 
@@ -19,9 +18,9 @@ function query(message, index) {
     message.unanswered ? button("Send again", () => again(index + 1, both())) : null,
     state.isOwner ? button("Steer such queries", () => mark(index, "ir"), { title: "This should have been steered" }) : null,
     state.isOwner ? button("Leave such queries", () => mark(index, "general"), { title: "This should not have been steered" }) : null,
-    button("Copy as…", () => copyAs(index)));
+    button("Copy as…", async () => (await import("./copy_as.js")).copyAs(index)));
   return h("article", { class: "message user", id: `message-${index}`, "aria-label": "Your query" },
-    h("div", { class: "text plain-text" }, message.content), h("div", { class: "decided" }, meters(message)), actions);
+    h("div", { class: "text plain-text" }, message.content), h("div", { class: "decided" }, state.answering?.index === index + 1 && !message.decisions ? awaited() : meters(message)), actions);
 }
 
 function answer(message, index) {
@@ -71,7 +70,7 @@ function edit(message, index) {
 function show() {
   const box = document.getElementById("messages");
   const messages = state.current?.messages ?? [];
-  box.replaceChildren(...(messages.length ? messages.map((m, i) => (m.role === "user" ? query(m, i) : answer(m, i))) : [welcome()]));
+  redraw(box, ...(messages.length ? messages.map((m, i) => (m.role === "user" ? query(m, i) : answer(m, i))) : [welcome()]));
   box.scrollTop = box.scrollHeight;
   render(messages);
 }
@@ -95,7 +94,7 @@ async function render(messages) {
 function showDecisions() {
   (state.current?.messages ?? []).forEach((message, i) => {
     const place = document.querySelector(`#message-${i} .decided`);
-    if (place && message.decisions && !place.hasChildNodes()) place.append(meters(message));
+    if (place && message.decisions && (!place.hasChildNodes() || place.querySelector(".awaited"))) place.replaceChildren(meters(message));
   });
 }
 

@@ -1,7 +1,7 @@
 // The panel of packs: a switch, a strength, the gate over the conversation; and how answers are drawn.
 
 import * as api from "./api.js";
-import { button, h, say, tell } from "./dom.js";
+import { button, h, redraw, say, tell } from "./dom.js";
 import { changed, on, remember, state, useOf } from "./state.js";
 
 export async function loadPacks() {
@@ -86,7 +86,7 @@ async function load(name) {
 function show() {
   const panel = document.getElementById("packs");
   const open = panel.querySelector("details")?.open;
-  panel.replaceChildren(
+  redraw(panel,
     h("h2", {}, "Packs"),
     state.packs.length
       ? h("ul", { class: "plain" }, state.packs.map(card))

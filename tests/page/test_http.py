@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import stat
 from pathlib import Path
 
@@ -30,6 +31,12 @@ def test_the_pages_files_come_with_a_strict_policy(http: httpx.Client) -> None:
     assert "<script>" not in found.text
     assert " style=" not in found.text
     folder = Path(__file__).parents[2] / "fs_local" / "page"
+    preloaded = set(re.findall(r'modulepreload" href="([a-z_]+\.js)"', found.text))
+    wanted, seen = ["main.js"], set()
+    while wanted:
+        seen.add(name := wanted.pop())
+        wanted += set(re.findall(r'^import .*"\./([a-z_]+\.js)"', (folder / name).read_text(), re.MULTILINE)) - seen
+    assert preloaded == seen - {"main.js"}, "else they come one after the other"
     size = sum(len(http.get(f"/{path.name}").content) for path in folder.iterdir())
     assert size <= 150_000
 

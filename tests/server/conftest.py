@@ -14,6 +14,7 @@ from fs_local.runtime.model import Model
 from fs_local.server.backend import Backend
 from fs_local.server.run import Server
 from tests.server.fake_engine import FakeEngine, pack_file
+from tests.server.handy import TEMPLATE
 from tests.server.real import real_server, write_packs
 from tests.server.serving import client, fake_backend, serving
 from tests.tiny_model import write_tiny_model
@@ -71,3 +72,11 @@ def real_packs(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Pat
 def real(tiny: Path, real_packs: list[Path]) -> Iterator[Real]:
     with real_server(tiny, real_packs) as (server, backend), client(server) as http:
         yield Real(http, server, backend)
+
+
+@pytest.fixture(scope="module")
+def handy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
+    """A client of a server whose model knows tools."""
+    path = write_tiny_model(tmp_path_factory.mktemp("model") / "handy.gguf", TEMPLATE)
+    with real_server(path) as (server, _), client(server) as http:
+        yield http

@@ -106,6 +106,33 @@ async def test_openai_asynchronously_with_a_cancel(base: str, real: Real, anyio_
             await anyio.sleep(0.05)
 
 
+def test_tools_by_each_client(handy: httpx.Client) -> None:
+    """A tool that must be called is, by all of them, with arguments that follow its schema."""
+    import instructor
+    import litellm
+    from langchain_openai import ChatOpenAI
+    from openai import OpenAI, pydantic_function_tool
+
+    base = f"{str(handy.base_url).rstrip('/')}/v1"
+    client = OpenAI(base_url=base, api_key="-", max_retries=0)
+    given: dict[str, Any] = {"model": "handy", "messages": MESSAGES, "max_tokens": 300}
+    tools = {"tools": [pydantic_function_tool(City)], "tool_choice": "required"}
+    parsed = client.chat.completions.parse(**given, **tools).choices[0].message.tool_calls
+    assert parsed is not None
+    assert isinstance(parsed[0].function.parsed_arguments, City)
+    with client.chat.completions.stream(**given, **tools) as stream:
+        streamed = stream.get_final_completion().choices[0].message.tool_calls
+    assert streamed is not None
+    assert City.model_validate_json(streamed[0].function.arguments)
+    lite = litellm.completion(**{**given, "model": "openai/handy"}, api_base=base, api_key="-", **tools)
+    assert City.model_validate_json(lite.choices[0].message.tool_calls[0].function.arguments)
+    chain = ChatOpenAI(model="handy", base_url=base, api_key="-", max_tokens=300)  # type: ignore[arg-type, call-arg]
+    [call] = chain.bind_tools([City], tool_choice="required").invoke(QUERY).tool_calls  # type: ignore[attr-defined]
+    assert City.model_validate(call["args"])
+    by_tool = instructor.from_openai(client, mode=instructor.Mode.TOOLS)
+    assert by_tool.chat.completions.create(**given, response_model=City, max_retries=0).rank in (1, 2, 3)
+
+
 def test_litellm(base: str, expected: str) -> None:
     import litellm
 

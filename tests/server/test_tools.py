@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,17 +16,11 @@ from fs_local.runtime.model import Model
 from fs_local.server.tools import HERMES, LLAMA3, CallFormat, CallReader, ToolUse, format_of
 from tests.conftest import fetched_model
 from tests.server.conftest import Real
+from tests.server.handy import TEMPLATE
 from tests.server.real import real_server
 from tests.server.serving import client
 from tests.tiny_model import write_tiny_model
 
-TEMPLATE = (
-    "{% if tools %}<|im_start|>system\nThere are:{% for tool in tools %}\n{{ tool | tojson }}{% endfor %}\n"
-    'Call one by <tool_call>\n{"name": <its name>, "arguments": <JSON>}\n</tool_call><|im_end|>\n{% endif %}'
-    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}"
-    '{% for c in m.tool_calls or [] %}<tool_call>\n{"name": "{{ c.function.name }}", "arguments": {{ c.function.arguments | tojson }}}'
-    "\n</tool_call>{% endfor %}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-)
 LLAMA_SAYS = '{{ "Respond in the format {\\"name\\": function name, \\"parameters\\": dictionary}." }}'
 WEATHER = {
     "type": "function",
@@ -96,13 +89,6 @@ def test_formats_are_told_by_what_templates_say() -> None:
     assert format_of(LLAMA_SAYS) is LLAMA3
     for other in ("[TOOL_CALLS]{{ tools }}", "<tool_call>\n<function=name>\n<parameter=a>", "{{ messages }}"):
         assert format_of(other) is None
-
-
-@pytest.fixture(scope="module")
-def handy(tmp_path_factory: pytest.TempPathFactory, real_packs: list[Path]) -> Iterator[httpx.Client]:
-    path = write_tiny_model(tmp_path_factory.mktemp("model") / "handy.gguf", TEMPLATE)
-    with real_server(path) as (server, _), client(server) as http:
-        yield http
 
 
 def ask(http: httpx.Client, **more: Any) -> Any:
