@@ -23,13 +23,8 @@ import numpy as np
 from fs_local.errors import DataError, FitError, FsLocalError, ModelError
 from fs_local.examples import Query
 from fs_local.method.readings import Reading, Span, mean_of
-<<<<<<< HEAD
 from fs_local.resume import Captures, ResumeFile, RowSpan, batches_done
-from fs_local.runtime.context import F32, MICRO_BATCH, Context
-=======
-from fs_local.resume import Captures, ResumeFile, RowSpan
 from fs_local.runtime.context import F32, MICRO_BATCH, Context, default_threads
->>>>>>> main
 from fs_local.runtime.layer_states import Hook, LayerStates
 from fs_local.runtime.model import Model
 from fs_local.runtime.placement import Placement
