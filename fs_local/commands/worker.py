@@ -34,9 +34,11 @@ def worker(
     from fs_local.runtime.rpc_server import serve
     from fs_local.terminal import err
 
+    answers = os.fdopen(os.dup(1), "w")  # as standard output is before ggml's own lines are sent elsewhere
+
     def ready(address: str, devices: list[Device]) -> None:
         what = ", ".join(f"{d.name} ({d.description})" for d in devices)
-        print(f"worker at {address}: {what}; one client at a time; Ctrl-C ends it", flush=True)
+        print(f"worker at {address}: {what}; one client at a time; Ctrl-C ends it", file=answers, flush=True)
 
     try:
         local = ipaddress.ip_address(host).is_loopback

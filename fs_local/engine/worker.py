@@ -360,7 +360,10 @@ class Worker:
             for row, work in enumerate(batch):
                 for layer, vector in work.additions.items():
                     runs.setdefault(layer, []).append((row, 1, vector))
-            self._context.add_to_rows(runs)
+            if len(batch) == 1:
+                self._context.add_to_all(batch[0].additions)
+            else:
+                self._context.add_to_rows(runs)
             self._added_for = batch
         self._cells.step([w.tokens[-1] for w in batch], [len(w.tokens) - 1 for w in batch], [w.seq for w in batch])
 

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import ctypes
 import functools
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
-from typing import Any, Literal
+from typing import Literal
 
 from fs_local.errors import ModelError
-from fs_local.runtime.library import base_library, library_path, llama
+from fs_local.runtime.library import function, library_path
 
 Kind = Literal["cpu", "gpu", "accelerator", "other"]
+_RPC = "ggml-rpc"
 _KINDS: dict[int, Kind] = {0: "cpu", 1: "gpu", 2: "gpu", 3: "accelerator"}
 
 
@@ -25,51 +27,61 @@ class Device:
     handle: int
 
 
+_pointer, _text, _size = ctypes.c_void_p, ctypes.c_char_p, ctypes.c_size_t
+
+
+@dataclass(frozen=True)
+class _Ggml:
+    """What is needed of ggml."""
+
+    dev_count: Callable[[], int]
+    dev_get: Callable[[int], int]
+    by_name: Callable[[bytes], int | None]
+    register: Callable[[int], None]
+    dev_name: Callable[[int], bytes]
+    dev_description: Callable[[int], bytes]
+    dev_type: Callable[[int], int]
+    reg_dev_count: Callable[[int], int]
+    reg_dev_get: Callable[[int, int], int]
+
+
 @functools.lru_cache(maxsize=1)
-def _ggml() -> Any:
-    """`libggml` and `libggml-base`, bound as far as needed; ModelError where they are not."""
-    llama()
-    base, registry = base_library(), ctypes.CDLL(str(library_path("ggml")))
-    pointer, text, size = ctypes.c_void_p, ctypes.c_char_p, ctypes.c_size_t
-    for library, name, result, arguments in (
-        (registry, "ggml_backend_dev_count", size, []),
-        (registry, "ggml_backend_dev_get", pointer, [size]),
-        (registry, "ggml_backend_reg_by_name", pointer, [text]),
-        (registry, "ggml_backend_register", None, [pointer]),
-        (base, "ggml_backend_dev_name", text, [pointer]),
-        (base, "ggml_backend_dev_description", text, [pointer]),
-        (base, "ggml_backend_dev_type", ctypes.c_int, [pointer]),
-        (base, "ggml_backend_reg_dev_count", size, [pointer]),
-        (base, "ggml_backend_reg_dev_get", pointer, [pointer, size]),
-    ):
-        function = getattr(library, name)
-        function.restype, function.argtypes = result, arguments
-        setattr(registry, name, function)
-    return registry
+def _ggml() -> _Ggml:
+    return _Ggml(
+        dev_count=function("ggml_backend_dev_count", "ggml", _size),
+        dev_get=function("ggml_backend_dev_get", "ggml", _pointer, _size),
+        by_name=function("ggml_backend_reg_by_name", "ggml", _pointer, _text),
+        register=function("ggml_backend_register", "ggml", None, _pointer),
+        dev_name=function("ggml_backend_dev_name", "ggml-base", _text, _pointer),
+        dev_description=function("ggml_backend_dev_description", "ggml-base", _text, _pointer),
+        dev_type=function("ggml_backend_dev_type", "ggml-base", ctypes.c_int, _pointer),
+        reg_dev_count=function("ggml_backend_reg_dev_count", "ggml-base", _size, _pointer),
+        reg_dev_get=function("ggml_backend_reg_dev_get", "ggml-base", _pointer, _pointer, _size),
+    )
 
 
 def local_devices() -> list[Device]:
     """The devices of this machine, as ggml registered them."""
     api = _ggml()
-    return [_device(api, api.ggml_backend_dev_get(i)) for i in range(api.ggml_backend_dev_count())]
+    return [_device(api, api.dev_get(i)) for i in range(api.dev_count())]
 
 
 def devices_of(registered: int) -> list[Device]:
     """The devices of one backend (`ggml_backend_reg_t`)."""
     api = _ggml()
-    count = api.ggml_backend_reg_dev_count(registered)
-    return [_device(api, api.ggml_backend_reg_dev_get(registered, i)) for i in range(count)]
+    count = api.reg_dev_count(registered)
+    return [_device(api, api.reg_dev_get(registered, i)) for i in range(count)]
 
 
-def _device(api: Any, handle: int) -> Device:
-    kind = _KINDS.get(api.ggml_backend_dev_type(handle), "other")
-    name, about = api.ggml_backend_dev_name(handle), api.ggml_backend_dev_description(handle)
+def _device(api: _Ggml, handle: int) -> Device:
+    kind = _KINDS.get(api.dev_type(handle), "other")
+    name, about = api.dev_name(handle), api.dev_description(handle)
     return Device(name.decode("utf-8", "replace"), about.decode("utf-8", "replace"), kind, handle)
 
 
 def has_rpc() -> bool:
     """Whether this llama-cpp-python was built with RPC."""
-    return library_path("ggml-rpc").exists()
+    return library_path(_RPC).exists()
 
 
 def rpc_install_line() -> str:
@@ -80,25 +92,30 @@ def rpc_install_line() -> str:
     )
 
 
+@dataclass(frozen=True)
+class Rpc:
+    """The RPC backend: joins a worker (its devices come as a `ggml_backend_reg_t`), or serves as one."""
+
+    add_server: Callable[[bytes], int | None]
+    start_server: Callable[..., None]
+
+
 @functools.lru_cache(maxsize=1)
-def rpc() -> Any:
-    """`libggml-rpc`, registered.
+def rpc() -> Rpc:
+    """The RPC backend, registered.
 
     Raises:
         ModelError: this llama-cpp-python was built without it.
     """
-    api = _ggml()
     if not has_rpc():
         raise ModelError(f"this llama-cpp-python was built without RPC; install it with: {rpc_install_line()}")
-    library = ctypes.CDLL(str(library_path("ggml-rpc")))
-    pointer, text, size = ctypes.c_void_p, ctypes.c_char_p, ctypes.c_size_t
-    for name, result, arguments in (
-        ("ggml_backend_rpc_reg", pointer, []),
-        ("ggml_backend_rpc_add_server", pointer, [text]),
-        ("ggml_backend_rpc_start_server", None, [text, text, size, size, ctypes.POINTER(pointer)]),
-    ):
-        function = getattr(library, name)
-        function.restype, function.argtypes = result, arguments
-    if not api.ggml_backend_reg_by_name(b"RPC"):
-        api.ggml_backend_register(library.ggml_backend_rpc_reg())
-    return library
+    api = _ggml()
+    if not api.by_name(b"RPC"):
+        raise ModelError(
+            f"{library_path(_RPC)} is not part of this llama-cpp-python; install it with: {rpc_install_line()}"
+        )
+    devices = ctypes.POINTER(_pointer)
+    return Rpc(
+        add_server=function("ggml_backend_rpc_add_server", _RPC, _pointer, _text),
+        start_server=function("ggml_backend_rpc_start_server", _RPC, None, _text, _text, _size, _size, devices),
+    )

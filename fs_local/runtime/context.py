@@ -7,7 +7,7 @@ import functools
 import math
 import os
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from types import TracebackType
 from typing import Any
@@ -82,7 +82,7 @@ class Context:
         if model.is_remote:
             self._decode = functools.partial(model.call, _decode_and_wait)
         self._rows = Rows(self.n_ubatch, n_seq)
-        self._has_control_vector = False
+        self._has_control_vector = self._adds_natively = False
 
     @property
     def model(self) -> Model:
@@ -279,7 +279,23 @@ class Context:
         """
         for layer in additions:
             self._check_layer(layer)
+        if self._adds_natively:
+            self._adds_natively = False
+            self.clear_control_vector()
         self._filter.add(additions)
+
+    def add_to_all(self, vectors: Mapping[int, F32]) -> None:
+        """What every row gets added after each layer, until additions are set anew: bit for bit the same.
+
+        With workers it is a control vector, which their machines keep: rows that are read and written would travel with each token, and cut
+        the graph, so that it travels in parts. Not to be called by a hook.
+        """
+        self.add_to_rows({})
+        if self._model.is_remote and 0 not in vectors:
+            self.set_control_vector(dict(vectors))
+            self._adds_natively = bool(vectors)
+        else:
+            self.add_to_rows({layer: [(0, self.n_ubatch, vector)] for layer, vector in vectors.items()})
 
     def _on_node(self, tensor: int, only_ask: bool, _user_data: Any) -> bool:
         if self._interrupt.came:

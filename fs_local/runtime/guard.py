@@ -15,7 +15,7 @@ from queue import SimpleQueue
 from typing import Any, TypeVar
 
 from fs_local.errors import ModelError
-from fs_local.runtime.library import base_library
+from fs_local.runtime.library import function as ggml_function
 
 T = TypeVar("T")
 _OF_RPC = b"ggml-rpc"
@@ -113,8 +113,9 @@ def _on_abort(message: bytes) -> None:
     threading.Event().wait()  # for ever: after this, ggml aborts
 
 
-_callback = ctypes.CFUNCTYPE(None, ctypes.c_char_p)(_on_abort)  # ggml keeps only the pointer
+_OnAbort = ctypes.CFUNCTYPE(None, ctypes.c_char_p)
+_callback = _OnAbort(_on_abort)  # ggml keeps only the pointer
 
 
 def _watch() -> None:
-    base_library().ggml_set_abort_callback(_callback)
+    ggml_function("ggml_set_abort_callback", "ggml-base", ctypes.c_void_p, _OnAbort)(_callback)

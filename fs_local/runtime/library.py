@@ -100,30 +100,39 @@ def library_path(name: str) -> Path:
     return next((folder / n for n in names if (folder / n).exists()), folder / names[0])
 
 
-def base_library() -> ctypes.CDLL:
-    """`libggml-base`.
+def function(name: str, library: str, result: Any, *arguments: Any) -> Any:
+    """One of ggml's functions, bound, in the very library that llama.cpp uses.
+
+    A wheel holds each library under several names, each a file of its own: opened by another name than its users know it by, it would be
+    a second one, with a state of its own. So it is found by way of libllama, which it was loaded with.
+
+    Args:
+        library: that has it, such as `ggml-base`.
 
     Raises:
-        ModelError: it is not where llama-cpp-python keeps its libraries.
+        ModelError: it is not there.
     """
-    path = library_path("ggml-base")
-    if not path.exists():
+    try:
+        if sys.platform == "win32":  # where a handle knows its own functions alone, and a library has one name
+            found = ctypes.CDLL(str(library_path(library)))[name]
+        else:
+            found = llama()._lib[name]
+    except (AttributeError, OSError) as error:
         raise ModelError(
-            f"no {path.name} in {path.parent}; steering needs llama-cpp-python 0.3.36 or newer: pip install -U llama-cpp-python"
-        )
-    return ctypes.CDLL(str(path))
+            f"no {name} in the libraries of {library_folder()}; steering needs llama-cpp-python 0.3.36 or newer: "
+            "pip install -U llama-cpp-python"
+        ) from error
+    found.restype, found.argtypes = result, arguments
+    return found
 
 
 @functools.lru_cache(maxsize=1)
 def ggml() -> Ggml:
-    """What hooks need of `libggml-base`. Raises as `base_library`."""
-    library = base_library()
+    """What hooks need of `libggml-base`. Raises as `function`."""
     tensor, size = ctypes.c_void_p, ctypes.c_size_t
 
     def bind(name: str, result: Any, *arguments: Any) -> Any:
-        function = getattr(library, name)
-        function.restype, function.argtypes = result, arguments
-        return function
+        return function(name, "ggml-base", result, *arguments)
 
     return Ggml(
         get_name=bind("ggml_get_name", ctypes.c_char_p, tensor),

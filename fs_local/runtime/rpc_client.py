@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import socket
 import struct
+import time
 from collections.abc import Sequence
 
 from fs_local.errors import ModelError
@@ -18,6 +19,7 @@ from fs_local.runtime.library import recent_problems
 _TIMEOUT_S = 5.0
 _HELLO, _CAPABILITIES = 14, 24
 _MOST_WORKERS = 15
+_LOOKS = 5
 
 _joined: set[str] = set()
 """Workers that this process is a client of: one more connection would wait behind its own."""
@@ -54,7 +56,7 @@ def join(workers: Sequence[str], call: Guard) -> list[Device]:
     found = []
     for worker in workers:
         try:
-            registered = call(library.ggml_backend_rpc_add_server, worker.encode())
+            registered = call(library.add_server, worker.encode())
         except WorkerLost:
             raise ModelError(
                 f"the worker {worker} speaks another version of llama.cpp's RPC ({recent_problems() or 'it broke off'}); "
@@ -105,10 +107,12 @@ def _receive(connection: socket.socket, n: int) -> bytes:
 
 def gone(workers: Sequence[str]) -> str:
     """What to say of workers, one of which is lost."""
-    lost = [worker for worker in workers if not _listens(worker)]
-    if not lost:
-        return f"a worker broke off ({', '.join(workers)})"
-    return f"the worker {lost[0]} is gone"
+    for _ in range(_LOOKS):  # a process that ends closes a connection before it stops listening
+        lost = [worker for worker in workers if not _listens(worker)]
+        if lost:
+            return f"the worker {lost[0]} is gone"
+        time.sleep(0.1)
+    return f"a worker broke off ({', '.join(workers)})"
 
 
 def _listens(worker: str) -> bool:

@@ -33,7 +33,7 @@ def serve(
 
     Args:
         cache: folder that keeps weights of 10 MB and more, so that they are sent once; None for none.
-        ready: called with the address and the devices once clients can come.
+        ready: called with the address and the devices once clients can come. What ggml prints goes to standard error from here on.
 
     Raises:
         ModelError: no RPC in this llama-cpp-python, an address that can't be used, or no such folder.
@@ -50,8 +50,9 @@ def serve(
     handles = (ctypes.c_void_p * len(devices))(*(d.handle for d in devices))
     endpoint, folder = f"{host}:{port}", None if cache is None else os.fsencode(cache) + b"/"
     threads = n_threads or default_threads()
+    os.dup2(2, 1)
     thread = threading.Thread(
-        target=library.ggml_backend_rpc_start_server,
+        target=library.start_server,
         args=(endpoint.encode(), folder, threads, len(devices), handles),
         daemon=True,  # it never ends by itself, so that Ctrl-C has to end the process
     )

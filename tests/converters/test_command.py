@@ -85,7 +85,7 @@ def test_the_list_has_every_format(run: Run) -> None:
 
 
 def test_the_readme_has_the_same_table() -> None:
-    readme = (Path(cli.__file__).parent / "README.md").read_text(encoding="utf-8")
+    readme = (Path(cli.__file__).parent / "converters" / "README.md").read_text(encoding="utf-8")
     for f in FORMATS:
         assert f"| {f.name} | {f.title} | {f.coming_in} | {f.going_out} |" in readme
 

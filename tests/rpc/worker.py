@@ -13,25 +13,22 @@ ROOT = Path(__file__).parents[2]
 
 
 class WorkerProcess:
-    """`fs-local worker` on a free port. said: what it printed before it was ready."""
+    """`fs-local worker` on a free port."""
 
     def __init__(self, *options: str) -> None:
         command = [sys.executable, "-m", "cli", "worker", "--port", "0", "--threads", "1", *options]
         self.process = subprocess.Popen(
             command,
             stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
+            stderr=subprocess.DEVNULL,
             text=True,
             cwd=ROOT,
             env={**os.environ, "PYTHONPATH": str(ROOT)},
         )
-        self.said = ""
         assert self.process.stdout is not None
-        for line in self.process.stdout:
-            self.said += line
-            if line.startswith("worker at 127.0.0.1:"):
-                break
-        self.address = self.said.rsplit("worker at ", 1)[-1].split(": ")[0]
+        said = self.process.stdout.readline()
+        assert said.startswith("worker at 127.0.0.1:"), said
+        self.address = said.removeprefix("worker at ").split(": ")[0]
         self.port = int(self.address.rpartition(":")[2])
 
     def kill(self) -> None:
