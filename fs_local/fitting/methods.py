@@ -84,7 +84,7 @@ def fit_experts(
     if states.queries is None or options.method not in TAKE_QUERIES:
         return Made(constant_experts(together, d), layers[:1])
     queries = states.queries
-    kept = slice(None) if without is None else np.flatnonzero(~queries.like(pairs, without))
+    kept = slice(None) if without is None else queries.unlike(pairs, without)
     if options.method == "dsas":
         ir, general = queries.ir[layers[0], "last"][kept], queries.general[layers[0], "last"]
         return Made(LogisticStrength(seed=options.seed).fit(ir, general, together).experts_, layers[:1])
