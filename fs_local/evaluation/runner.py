@@ -96,6 +96,7 @@ class Runner:
             asked = [EngineRequest(_prompt(r), max_tokens=0) for r in missing.values()]
             for first in range(0, len(asked), _GROUP):
                 group = list(missing)[first : first + _GROUP]
+                engine.forget()  # the same bits whatever was evaluated before, or found in the store
                 for key, piece in zip(group, _last_pieces(engine, asked[first : first + _GROUP]), strict=True):
                     (self._decisions[key],) = piece.decisions
                 self._report("decide", first + len(group), len(missing))
