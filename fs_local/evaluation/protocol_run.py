@@ -152,13 +152,13 @@ def _contender(
     )
     key = digest(way.model_dump(), task.model_dump(exclude={"measure", "methods"}), name, seed, _digests(examples))
     kept = store.packs and store.packs / f"{key}.fspack"
-    if kept is not None and kept.exists():
-        pack = Pack.load(kept)
-    else:
+    if kept is None:
         pack = fit(model, examples, options, progress, store).pack
-        if kept is not None:
+    else:
+        if not kept.exists():
             kept.parent.mkdir(parents=True, exist_ok=True)
-            pack.save(kept)
+            fit(model, examples, options, progress, store).pack.save(kept)
+        pack = Pack.load(kept)  # arrays in another order in memory give other last bits: always as they are read
     m = pack.manifest
     about = {
         "name": name,
