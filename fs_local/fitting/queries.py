@@ -165,7 +165,11 @@ def _shipped(share: float) -> _Shipped:
         else _draw(queries, share * MAX_KIND, share * MAX_KIND_CHARACTERS, rng)
         for kind, queries in background().items()
     }
-    fitted, held_out = _taken_for_wraps(drawn, share, rng)
+    common = {kind: queries for kind, queries in drawn.items() if not kind.startswith(_NEAR)}
+    fitted, held_out = _taken_for_wraps(
+        common, share, rng
+    )  # in a wrap, what is borderline could not be told from what is not
+    drawn |= common
     in_wraps = [(WRAPPED, wrapped(fitted, wraps("fit"))), (WRAPPED, wrapped(held_out, wraps("held_out")))]
     kinds = _pooled(list(drawn.items()), shipped=True)
     to_fit, unseen = _pooled(in_wraps, shipped=True)
