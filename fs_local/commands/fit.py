@@ -25,6 +25,7 @@ from fs_local.commands.output import print_json
 from fs_local.commands.placing import Placing
 from fs_local.commands.sharing import Sharing
 from fs_local.commands.values import choice, number_or_auto, numbers_or_auto
+from fs_local.pack.manifest import METHODS
 
 if TYPE_CHECKING:
     from fs_local.fitting import Examples, FitOptions
@@ -64,7 +65,7 @@ def fit(
     output: PackOutput = Path("pack.fspack"),
     report: Annotated[Optional[Path], typer.Option(help="Where an HTML page about the fit goes.")] = None,
     name: Annotated[Optional[str], typer.Option(help="Name of the pack; by default the file's.")] = None,
-    method: Annotated[str, typer.Option(help="finesteer, caa, repe, cast or alphasteer.")] = "finesteer",
+    method: Annotated[str, typer.Option(help=f"{', '.join(METHODS)}.")] = "finesteer",
     layer: Annotated[
         str, typer.Option(help="Steered block: a number, several with commas between them, or auto.")
     ] = "auto",
@@ -75,7 +76,7 @@ def fit(
     strength: Annotated[str, typer.Option(help="λ: a number, or auto.")] = "auto",
     experts: Annotated[str, typer.Option(help="K: a number, or auto.")] = "auto",
     residual: Annotated[str, typer.Option(help="Rank of the residual: a number (0: none), or auto.")] = "auto",
-    scope: Annotated[str, typer.Option(help="all (prompt and generation), or generation.")] = "all",
+    scope: Annotated[str, typer.Option(help="all (prompt and generation), prompt, or generation.")] = "all",
     lesson: Annotated[
         Optional[str], typer.Option(help="A lesson's name, in place of files; fs-local lesson list shows them.")
     ] = None,
@@ -115,7 +116,7 @@ def fit(
     k = number_or_auto("--experts", experts, int)
     options = FitOptions(
         name=name or lesson or output.stem,
-        method=choice("--method", method, ("finesteer", "caa", "repe", "cast", "alphasteer")),
+        method=choice("--method", method, METHODS),
         layers=numbers_or_auto("--layer", layer),
         gate_layer=number_or_auto("--gate-layer", gate_layer, int),
         gate=choice("--gate", gate, ("quantile", "logistic", "soft", "open"), auto=True),
@@ -124,7 +125,7 @@ def fit(
         strength=number_or_auto("--strength", strength, float),
         n_experts=FitOptions.n_experts if k is None else (k, k),
         residual_rank=number_or_auto("--residual", residual, int),
-        scope=choice("--scope", scope, ("all", "generation")),
+        scope=choice("--scope", scope, ("all", "prompt", "generation")),
         seed=seed,
     )
     path = resolve_model(model)
