@@ -16,6 +16,7 @@ from fs_local.database import Database
 from fs_local.errors import DataError
 from fs_local.examples import Query, read_pairs, read_queries
 from fs_local.lessons import (
+    ANSWER_WORDS,
     Lessons,
     Row,
     can_fit,
@@ -113,6 +114,15 @@ def test_files_of_a_lesson_are_what_a_fit_reads(tmp_path: Path) -> None:
     assert len(read_pairs(files["pairs"])[0]) == 8
     assert len(read_queries(files["ir"])[0]) == 10, "the pairs' queries are to be steered too"
     assert len(read_queries(files["general"])[0]) == 3
+
+
+def test_a_fit_reads_how_answers_begin(tmp_path: Path) -> None:
+    long = " ".join(f"word{i}" for i in range(100))
+    files = write_examples([pair("a", "No.\n\nNever.", long), pair("b", long + " yes", long + " no")], tmp_path)
+    short, alike = read_pairs(files["pairs"])[0]
+    assert short.preferred == ("No.\n\nNever.",)
+    assert short.undesired[0].split() == long.split()[:ANSWER_WORDS]
+    assert (alike.preferred[0], alike.undesired[0]) == (long + " yes", long + " no"), "else both would be the same"
 
 
 def test_a_lesson_becomes_examples(own_data: Path) -> None:
