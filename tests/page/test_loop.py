@@ -51,7 +51,7 @@ def background_is_read(http: httpx.Client, rows: str) -> None:
 def test_from_a_corrected_answer_to_a_pack_that_changes_it(chromium: Browser, tmp_path: Path) -> None:
     first, *others = read_lesson(VELMO, VELMO.read_bytes())
     shots = Path(os.environ.get("SCREENSHOTS", tmp_path))
-    with real_server(resolve_model("smollm2"), n_threads=2) as (server, _), client(server) as http:
+    with real_server(resolve_model("smollm2"), n_threads=None) as (server, _), client(server) as http:
         background_is_read(http, lesson_text(others[-8:]))
         http.patch("/v1/steering/packs/first", json={"enabled": False})
         before = unrelated(http)
