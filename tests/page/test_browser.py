@@ -179,17 +179,40 @@ def test_corrections_become_a_lesson(page: Page, http: httpx.Client) -> None:
     page.get_by_role("button", name="Remove row 2").click()
     expect(page.locator("table.rows tbody tr")).to_have_count(1)
     page.get_by_text("Import and export").click()
-    rows = [json.dumps({"query": f"q{i}", "preferred": "a", "undesired": "b"}) for i in range(8)]
+    rows = [
+        json.dumps({"query": f"<img src=x onerror=alert({i})>", "preferred": "<b>a</b>", "undesired": "b"})
+        for i in range(8)
+    ]
     page.set_input_files(
         "#import-file", {"name": "a.jsonl", "mimeType": "text/plain", "buffer": "\n".join(rows).encode()}
     )
     page.get_by_role("button", name="Import", exact=True).click()
     expect(page.locator("table.rows tbody tr")).to_have_count(9)
+    assert page.locator("main img, main b, main i").count() == 0
     expect(page.locator("#fit")).to_be_enabled()
     with page.expect_download() as download:
         page.get_by_text("Import and export").click()
         page.get_by_role("button", name="Export as JSONL").click()
     assert len(Path(download.value.path()).read_text().splitlines()) == 9
+
+
+def test_a_server_without_packs(chromium: Browser, tmp_path: Path) -> None:
+    backend, _ = fake_backend(tmp_path, [])
+    with serving(backend) as server:
+        page = chromium.new_page()
+        page.goto(server.address)
+        expect(page.locator("#packs")).to_contain_text("None yet")
+        expect(page.locator("#fit-demo")).to_be_visible()
+        ask(page, "a plain question")
+        expect(page.locator(".message.user")).to_contain_text("No pack was asked")
+        page.check("#both")
+        ask(page, "another")
+        expect(page.locator(".same")).to_contain_text("the same, bit for bit")
+        page.click("#show-lessons")
+        page.fill("#tried", "a")
+        page.get_by_role("button", name="Decide").click()
+        expect(page.locator("section[aria-label='Try it']")).to_contain_text("There are no packs to try yet")
+        page.close()
 
 
 def test_queries_are_tried(page: Page) -> None:

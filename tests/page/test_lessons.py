@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import sqlite3
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -16,6 +18,7 @@ from fs_local.database import Database
 from fs_local.errors import DataError
 from fs_local.examples import Query, read_pairs, read_queries
 from fs_local.lessons import (
+    ANSWER_WORDS,
     Lessons,
     Row,
     can_fit,
@@ -115,6 +118,15 @@ def test_files_of_a_lesson_are_what_a_fit_reads(tmp_path: Path) -> None:
     assert len(read_queries(files["general"])[0]) == 3
 
 
+def test_a_fit_reads_how_answers_begin(tmp_path: Path) -> None:
+    long = " ".join(f"word{i}" for i in range(100))
+    files = write_examples([pair("a", "No.\n\nNever.", long), pair("b", long + " yes", long + " no")], tmp_path)
+    short, alike = read_pairs(files["pairs"])[0]
+    assert short.preferred == ("No.\n\nNever.",)
+    assert short.undesired[0].split() == long.split()[:ANSWER_WORDS]
+    assert (alike.preferred[0], alike.undesired[0]) == (long + " yes", long + " no"), "else both would be the same"
+
+
 def test_a_lesson_becomes_examples(own_data: Path) -> None:
     lessons = Lessons(Database())
     lessons.create("a")
@@ -135,6 +147,8 @@ def test_a_lesson_becomes_examples(own_data: Path) -> None:
         ('{"kind": ["pair"], "query": "a"}', "`kind` must be"),
         ('{"kind": "ir", "query": " "}', "the query is empty"),
         ("", "no rows"),
+        ("\x89PNG\r\n", "line 1 is not JSON"),
+        ('{"instruction": "a", "output": "b"}', "`kind` must be"),
     ],
 )
 def test_files_that_are_none(text: str, said: str) -> None:
@@ -149,6 +163,29 @@ def test_a_file_that_is_no_database_is_named_and_left(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"kept.sqlite3 in the data folder can't be used"):
         Lessons(Database(path)).all()
     assert path.read_bytes() == before
+
+
+def test_a_full_disk_is_named_and_nothing_is_lost(tmp_path: Path) -> None:
+    path = tmp_path / "kept.sqlite3"
+    Lessons(Database(path)).create("a")
+    Lessons(Database(path)).add("a", [pair("kept")])
+    script = """
+import resource, signal, sys
+from pathlib import Path
+from fs_local.database import Database
+from fs_local.errors import DataError
+from fs_local.examples import Query
+from fs_local.lessons import Lessons, Row
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (65536, 65536))
+try:
+    Lessons(Database(Path(sys.argv[1]))).add("a", [Row("pair", Query.of("x" * 1000), ("y" * 1000,), ("z",))] * 500)
+except DataError as error:
+    print(error)
+"""
+    said = subprocess.run([sys.executable, "-c", script, str(path)], capture_output=True, text=True, check=True)
+    assert "what was kept before stays" in said.stdout, said.stderr
+    assert [row.query.text for row in Lessons(Database(path)).rows("a")] == ["kept"]
 
 
 def test_two_processes_write_at_once(tmp_path: Path) -> None:
