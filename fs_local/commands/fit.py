@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated, Literal, Optional
 
 import typer
 
@@ -22,7 +22,7 @@ from fs_local.commands.options import (
 from fs_local.commands.output import print_json
 from fs_local.commands.placing import Placing
 from fs_local.commands.sharing import Sharing
-from fs_local.commands.values import choice, number_or_auto, numbers_or_auto
+from fs_local.commands.values import number_or_auto, numbers_or_auto
 
 
 @with_options
@@ -58,18 +58,26 @@ def fit(
     output: PackOutput = Path("pack.fspack"),
     report: Annotated[Optional[Path], typer.Option(help="Where an HTML page about the fit goes.")] = None,
     name: Annotated[Optional[str], typer.Option(help="Name of the pack; by default the file's.")] = None,
-    method: Annotated[str, typer.Option(help="finesteer, caa, repe, cast or alphasteer.")] = "finesteer",
+    method: Annotated[
+        Literal["finesteer", "caa", "repe", "cast", "alphasteer"],
+        typer.Option(help="finesteer, caa, repe, cast or alphasteer."),
+    ] = "finesteer",
     layer: Annotated[
         str, typer.Option(help="Steered block: a number, several with commas between them, or auto.")
     ] = "auto",
-    gate: Annotated[str, typer.Option(help="quantile (one-class), logistic, soft, open (no gate), or auto.")] = "auto",
+    gate: Annotated[
+        Literal["quantile", "logistic", "soft", "open", "auto"],
+        typer.Option(help="quantile (one-class), logistic, soft, open (no gate), or auto."),
+    ] = "auto",
     gate_layer: GateLayer = "auto",
     general_budget: GeneralBudget = 0.02,
     no_background: NoBackground = False,
     strength: Annotated[str, typer.Option(help="λ: a number, or auto.")] = "auto",
     experts: Annotated[str, typer.Option(help="K: a number, or auto.")] = "auto",
     residual: Annotated[str, typer.Option(help="Rank of the residual: a number (0: none), or auto.")] = "auto",
-    scope: Annotated[str, typer.Option(help="all (prompt and generation), or generation.")] = "all",
+    scope: Annotated[
+        Literal["all", "generation"], typer.Option(help="all (prompt and generation), or generation.")
+    ] = "all",
     lesson: Annotated[
         Optional[str], typer.Option(help="A lesson's name, in place of files; fs-local lesson list shows them.")
     ] = None,
@@ -102,16 +110,16 @@ def fit(
     k = number_or_auto("--experts", experts, int)
     options = FitOptions(
         name=name or lesson or output.stem,
-        method=choice("--method", method, ("finesteer", "caa", "repe", "cast", "alphasteer")),
+        method=method,
         layers=numbers_or_auto("--layer", layer),
         gate_layer=number_or_auto("--gate-layer", gate_layer, int),
-        gate=choice("--gate", gate, ("quantile", "logistic", "soft", "open"), auto=True),
+        gate=None if gate == "auto" else gate,
         budget=general_budget,
         background=not no_background,
         strength=number_or_auto("--strength", strength, float),
         n_experts=FitOptions.n_experts if k is None else (k, k),
         residual_rank=number_or_auto("--residual", residual, int),
-        scope=choice("--scope", scope, ("all", "generation")),
+        scope=scope,
         seed=seed,
     )
     path = resolve_model(model)
