@@ -23,7 +23,7 @@ import numpy as np
 from fs_local.errors import DataError, FitError, FsLocalError, ModelError
 from fs_local.examples import Query
 from fs_local.method.readings import Reading, Span, mean_of
-from fs_local.resume import Captures, ResumeFile, RowSpan
+from fs_local.resume import Captures, ResumeFile, RowSpan, batches_done
 from fs_local.runtime.context import F32, MICRO_BATCH, Context, default_threads
 from fs_local.runtime.layer_states import Hook, LayerStates
 from fs_local.runtime.model import Model
@@ -106,18 +106,7 @@ def capture(
         ModelError: a layer out of range.
         ResumeError: a full disk, or a damaged resume file.
     """
-    if not requests:
-        raise DataError("there is nothing to capture: the data set is empty")
-    layers = tuple(sorted(set(layers)))
-    longest = max(_own_tokens(r, 0) for r in requests)
-    for i, r in enumerate(requests):
-        if (n := len(r.prompt) + max((len(a) for a in r.answers), default=0)) > model.n_ctx_train:
-            raise DataError(
-                f"example {i + 1} has {n} tokens, more than the model's context of {model.n_ctx_train}; shorten it"
-            )
-    size = max(MICRO_BATCH, longest)
-    n_seq = max(MAX_SEQUENCES, max(len(r.answers) for r in requests))
-    batches = list(_batches(requests, size, n_seq))
+    layers, (batches, size, n_seq) = tuple(sorted(set(layers))), _planned(model, requests)
     # a row a reading of a query, then a row an answer; those of request i begin at answer_rows[i]
     each = len(readings)
     answer_rows = each * len(requests) + np.cumsum([0] + [len(r.answers) for r in requests])
@@ -267,16 +256,46 @@ def _rows(
 ) -> AbstractContextManager[ResumeFile | _InMemory]:
     if store is None:
         return nullcontext(_InMemory(spans, (len(layers), model.width)))
+    return ResumeFile(store, _what(model, requests, layers, readings, batches), spans)
+
+
+def tokens_left(
+    model: Model, requests: Sequence[Request], layers: Sequence[int], store: Path | None, readings: Sequence[Reading]
+) -> int:
+    """How many tokens a `capture` of the same arguments would still have to read."""
+    batches = _planned(model, requests)[0]
+    what = _what(model, requests, tuple(sorted(set(layers))), readings, batches)
+    done = batches_done(store, what) if store is not None else 0
+    return sum(len(_Batch(requests[first:last]).tokens) for first, last in batches[done:])
+
+
+def _planned(model: Model, requests: Sequence[Request]) -> tuple[list[RowSpan], int, int]:
+    """Where batches begin and end, and the tokens and sequences that the largest may have."""
+    if not requests:
+        raise DataError("there is nothing to capture: the data set is empty")
+    for i, r in enumerate(requests):
+        if (n := len(r.prompt) + max((len(a) for a in r.answers), default=0)) > model.n_ctx_train:
+            raise DataError(
+                f"example {i + 1} has {n} tokens, more than the model's context of {model.n_ctx_train}; shorten it"
+            )
+    size = max(MICRO_BATCH, *(_own_tokens(r, 0) for r in requests))
+    n_seq = max(MAX_SEQUENCES, *(len(r.answers) for r in requests))
+    return list(_batches(requests, size, n_seq)), size, n_seq
+
+
+def _what(
+    model: Model,
+    requests: Sequence[Request],
+    layers: tuple[int, ...],
+    readings: Sequence[Reading],
+    batches: Sequence[RowSpan],
+) -> Captures:
     digest = hashlib.sha256()
     for r in requests:
         for tokens in (r.prompt, r.user_text, *r.answers, ()):  # the empty one ends a request
             digest.update(np.array([len(tokens), *tokens], dtype="<i4").tobytes())
     digest.update(np.array(batches, dtype="<i4").tobytes() + " ".join(readings).encode())
-    return ResumeFile(
-        store,
-        Captures(model.build, layers, len(requests), digest.hexdigest(), len(batches), len(layers) * model.width),
-        spans,
-    )
+    return Captures(model.build, layers, len(requests), digest.hexdigest(), len(batches), len(layers) * model.width)
 
 
 class _Batch:

@@ -163,6 +163,14 @@ class ResumeFile:
         )
 
 
+def batches_done(folder: Path, what: Captures) -> int:
+    """How many batches of a capture are on disk, going by its journal."""
+    try:
+        return max(0, (folder / f"{what.key}.journal").read_bytes().count(b"\n") - 1)
+    except OSError:
+        return 0
+
+
 def _write_all(file: FileIO, data: bytes) -> None:
     rest = memoryview(data)
     while rest:  # an unbuffered write may be short: the next one then says why

@@ -109,10 +109,16 @@ class HttpClient:
 
     def _send(self, method: str, path: str, body: Any) -> http.client.HTTPResponse:
         data = None if body is None else json.dumps(body)
+        was_kept = self._connection.sock is not None
         try:
             self._connection.request(method, path, data, {} if data is None else {"Content-Type": "application/json"})
             response = self._connection.getresponse()
         except OSError as error:
+            self._connection.close()
+            if was_kept and isinstance(
+                error, ConnectionError
+            ):  # the server has hung up on a connection that had nothing to do
+                return self._send(method, path, body)
             raise FsLocalError(f"{self._url} does not answer: {error}; is the server running?") from error
         if response.status != 200:
             raise FsLocalError(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import sys
 from pathlib import Path
-from typing import Annotated, Literal, Optional
+from typing import TYPE_CHECKING, Annotated, Literal, Optional
 
 import typer
 
@@ -23,6 +25,10 @@ from fs_local.commands.output import print_json
 from fs_local.commands.placing import Placing
 from fs_local.commands.sharing import Sharing
 from fs_local.commands.values import number_or_auto, numbers_or_auto
+
+if TYPE_CHECKING:
+    from fs_local.fitting import Examples, FitOptions
+    from fs_local.runtime.model import Model
 
 
 @with_options
@@ -80,6 +86,13 @@ def fit(
     ] = "all",
     lesson: Annotated[
         Optional[str], typer.Option(help="A lesson's name, in place of files; fs-local lesson list shows them.")
+    ] = None,
+    minutes: Annotated[
+        Optional[float],
+        typer.Option(
+            min=0.1,
+            help="Take about so long: fewer queries and pairs are read, and fewer settings tried, where all would take longer.",
+        ),
     ] = None,
     seed: Seed = 0,
     *,
@@ -140,9 +153,12 @@ def fit(
     else:
         with loading() as progress:
             loaded = Model.load(path, placement=placing.placement, progress=progress)
-        with loaded, stages(as_json) as told, sharing.between(loaded):
+        with loaded:
             store = Store.for_model(loaded.build)
-            fitted = fit_pack(loaded, examples, options, told, store, given)
+            if given is None:
+                options = _in_time(loaded, examples, options, store.captures, minutes, as_json)
+            with stages(as_json) as told, sharing.between(loaded):
+                fitted = fit_pack(loaded, examples, options, told, store, given)
     for note in fitted.notes:
         err.print(f"note: {note}", style="yellow", markup=False)
     fitted.pack.save(output)
@@ -153,3 +169,35 @@ def fit(
         print_json({"pack": str(output), "bytes": size, "notes": fitted.notes, **fitted.pack.manifest.model_dump()})
     else:
         out.print(pack_summary(fitted.pack, size))
+
+
+def _in_time(
+    model: Model, examples: Examples, options: FitOptions, captures: Path | None, minutes: float | None, as_json: bool
+) -> FitOptions:
+    """Tells how long the fit will take, and has it draw less where it is to be shorter."""
+    from dataclasses import replace
+
+    from fs_local.fitting.options import check
+    from fs_local.fitting.plan import LEAST_SHARE, plan_fit, share_for
+    from fs_local.terminal import err
+
+    check(model, options, pairs=len(examples.pairs), ir=len(examples.ir), general=examples.n_general)
+    plan = plan_fit(model, examples, options, captures)
+    if minutes is not None and (share := share_for(60 * minutes, plan)) < 1:
+        options = replace(options, share=share)
+        plan = plan_fit(model, examples, options, captures)
+        said = f"{share:.0%} of the usual queries, pairs and settings are taken, to keep to {minutes:g} minutes"
+        if share == LEAST_SHARE and plan.seconds > 60 * minutes:
+            said += "; it will take longer all the same, since less would make no gate"
+        err.print(f"note: {said}", style="yellow", markup=False)
+    if as_json:
+        print(json.dumps({"expected_seconds": round(plan.seconds)}), file=sys.stderr, flush=True)
+    else:
+        parts = {"queries": plan.queries, "pairs": plan.pairs, "trials": plan.trials, "the gate": plan.gate}
+        told = ", ".join(f"{what} {_minutes(seconds)}" for what, seconds in parts.items())
+        err.print(f"This will take about {_minutes(plan.seconds)} here ({told}).", markup=False, highlight=False)
+    return options
+
+
+def _minutes(seconds: float) -> str:
+    return f"{seconds / 60:.0f} min" if seconds >= 90 else f"{max(1, round(seconds))} s"

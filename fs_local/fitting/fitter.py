@@ -68,6 +68,8 @@ def fit(
                 f"{given.path} has states of {given.n_pairs} pairs, and there are {len(examples.pairs)} pairs; they must be the same, "
                 "in the same order"
             )
+    if options.share < 1:
+        examples = examples.drawn(options)
     queries = queries_for(examples, options)
     how = choose_how(Runner(model, store), examples, options, report, queries, captures, given)
     if given is None:

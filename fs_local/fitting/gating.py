@@ -63,6 +63,7 @@ def queries_for(examples: Examples, options: FitOptions) -> GateQueries:
         examples.general,
         with_background=options.background and options.gate not in ("quantile", "soft"),
         in_wraps=examples.refusing,
+        share=options.share,
         seed=options.seed,
     )
 

@@ -18,7 +18,7 @@ from fs_local.fitting.methods import fit_experts
 from fs_local.fitting.options import Examples, FitOptions, Progress
 from fs_local.fitting.queries import GateQueries
 from fs_local.fitting.states import PairStates, QueryStates, pair_states, query_states, steer_layers
-from fs_local.fitting.trials import FINAL_PAIRS, TRIAL_PAIRS, Trials, effect_of, worth
+from fs_local.fitting.trials import TRIAL_PAIRS, Trials, effect_of, worth
 from fs_local.fitting.twins import groups_of
 from fs_local.method.experts import MixtureOfSteeringExperts, squared_error
 from fs_local.method.folded import F32, Experts, constant_experts
@@ -32,8 +32,8 @@ STRENGTHS = (0.5, 1.0, 2.0, 4.0)
 BETWEEN = (0.75, 1.5)
 """Times the best of these strengths: tried at its layers afterwards."""
 RESIDUAL_RANKS = (8, 0)
-FINALISTS = 3
-"""Settings that are tried again, on more pairs: the best of many on few pairs is often a lucky one."""
+FINALISTS = (4, 2)
+"""Settings that are tried again, on more pairs each time: the best of many on few pairs is often a lucky one."""
 _ABOUT_QUERIES, _ABOUT_CHARACTERS = 3, 160
 
 
@@ -112,7 +112,7 @@ def _how(
     strength: float,
 ) -> How:
     """A setting, fitted on all pairs but those that report."""
-    ir_rows = slice(None) if maps is None else np.flatnonzero(~maps.like(states, parts.report))
+    ir_rows = slice(None) if maps is None else maps.unlike(states, parts.report)
     experts, mixture = fit_experts(states, maps, options, layers, rank, parts.fit, ir_rows)
     differences, queries = states.differences_at(layers), Rows.of(states.queries[layers[0]])
     if mixture is None:
@@ -140,63 +140,65 @@ class _Search:
         self._runner, self._pairs, self._options, self._states, self._report = runner, pairs, options, states, report
         self._maps = maps
         self._parts = parts = parts_of(states.groups, options.seed)
-        unseen = np.concatenate([parts.choose, parts.report])
-        ir_rows = slice(None) if maps is None else np.flatnonzero(~maps.like(states, unseen))
+        ir_rows = slice(None) if maps is None else maps.unlike(states, np.concatenate([parts.choose, parts.report]))
         self._fitted = cache(
             lambda layers, rank: fit_experts(states, maps, options, layers, rank, parts.train, ir_rows)
         )
         self._trials = cache(lambda n: self._trials_on(parts.choose[:n]))
-        self._found: list[tuple[Trial, int]] = []
+        most = len(parts.choose)
+        self._rungs = sorted({min(n, most) for n in TRIAL_PAIRS})
+        self._kept = FINALISTS[: len(self._rungs) - 1]
+        self._found: list[Trial] = []
         self._total = 0
 
     def run(self, layers: Sequence[tuple[int, ...]]) -> How:
-        o = self._options
+        """Successive halving: all settings on few pairs, the best of them on more, and the best of these on more again."""
+        o, few = self._options, self._rungs[0]
         ranks = RESIDUAL_RANKS if o.residual_rank is None else (o.residual_rank,)
         ranks = ranks if o.method == "finesteer" else ranks[:1]
         strengths, between = (STRENGTHS, BETWEEN) if o.strength is None else ((o.strength,), ())
-        self._total = len(layers) * len(strengths) + len(between) + len(ranks) - 1 + FINALISTS
+        self._total = len(layers) * len(strengths) + len(between) + len(ranks) - 1 + sum(self._kept)
+        found: list[tuple[Trial, int]] = []
         for together in layers:
             for strength in strengths:
-                trial = self._try(together, strength, ranks[0])
+                trial = self._try(together, strength, ranks[0], few)
+                found.append((trial, ranks[0]))
                 if not trial.within_budget or trial.effect == 1:
                     break  # stronger costs more, and gains nothing
-        best = self._best()
+        best = _best(found)[0]
         for factor in between:
-            self._try(tuple(best.layers), factor * best.strength, ranks[0])
-        best = self._best()
+            found.append((self._try(tuple(best.layers), factor * best.strength, ranks[0], few), ranks[0]))
+        best = _best(found)[0]
         for rank in ranks[1:]:
-            self._try(tuple(best.layers), best.strength, rank)
-        finalists = sorted(self._found, key=lambda f: worth(f[0]), reverse=True)[:FINALISTS]
-        n = TRIAL_PAIRS
-        if min(len(self._parts.choose), FINAL_PAIRS) > TRIAL_PAIRS and len(finalists) > 1:
-            n = FINAL_PAIRS
-            finalists = [(self._try(tuple(t.layers), t.strength, rank, n), rank) for t, rank in finalists]
+            found.append((self._try(tuple(best.layers), best.strength, rank, few), rank))
+        n = few
+        for n, kept in zip(self._rungs[1:], self._kept, strict=True):
+            found = sorted(found, key=lambda f: worth(f[0]), reverse=True)[:kept]
+            if len(found) > 1:
+                found = [(self._try(tuple(t.layers), t.strength, rank, n), rank) for t, rank in found]
         self._report("search", self._total, self._total)
-        chosen, rank = max(finalists, key=lambda f: worth(f[0]))
+        chosen, rank = _best(found)
         how = _how(self._states, self._maps, o, self._parts, tuple(chosen.layers), rank, chosen.strength)
         held_out, unsteered = self._held_out(how)
-        trials = self._trials(n)
+        trials = self._trials(chosen.pairs)
         return replace(
             how,
             effect_kind=trials.kind,
             unsteered_effect=trials.unsteered,
-            trials=[t for t, _ in self._found],
+            trials=self._found,
             held_out=held_out,
             unsteered_held_out=unsteered,
         )
 
-    def _best(self) -> Trial:
-        return max((t for t, _ in self._found), key=worth)
-
-    def _try(self, layers: tuple[int, ...], strength: float, rank: int, n: int = TRIAL_PAIRS) -> Trial:
+    def _try(self, layers: tuple[int, ...], strength: float, rank: int, n: int) -> Trial:
         trial = self._tried(self._trials(n), self._parts.choose[:n], layers, strength, *self._fitted(layers, rank))
-        self._found.append((trial, rank))
+        self._found.append(trial)
         self._report("search", len(self._found), self._total)
         return trial
 
     def _held_out(self, how: How) -> tuple[Trial, float]:
         """What was chosen, as it is shipped, on pairs that had no part in it; and no steering on these."""
-        rows = self._parts.report[:FINAL_PAIRS]
+        rows = self._parts.report[: TRIAL_PAIRS[-1]]
         trials = self._trials_on(rows)
         return self._tried(trials, rows, how.layers, how.strength, how.experts, how.mixture), trials.unsteered
 
@@ -217,6 +219,10 @@ class _Search:
         some = [self._pairs[i] for i in rows]
         requests = [query_request(self._runner.model, p.query, p.preferred + p.undesired) for p in some]
         return Trials(self._runner, effect_of(self._pairs), some, requests, self._options.scope)
+
+
+def _best(found: Sequence[tuple[Trial, int]]) -> tuple[Trial, int]:
+    return max(found, key=lambda f: worth(f[0]))
 
 
 def about(how: How, pairs: Sequence[Pair]) -> list[ExpertAbout]:

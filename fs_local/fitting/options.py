@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
+
+import numpy as np
 
 from fs_local.errors import DataError, FitError
 from fs_local.examples import DataFile, Pair, Query
@@ -23,6 +25,7 @@ Shape = Model | ModelIdentity
 FitMethod = Literal["finesteer", "caa", "repe", "cast", "alphasteer"]
 MIN_PAIRS = 8
 FitGate = Literal["quantile", "logistic", "soft", "open"]
+_FEWEST_PAIRS = 48
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,12 @@ class Examples:
     def n_general(self) -> int:
         return sum(map(len, self.general.values()))
 
+    def drawn(self, options: FitOptions) -> Examples:
+        """With some of the pairs, at random, where time is short; their queries serve as before."""
+        n = max(round(options.share * len(self.pairs)), min(_FEWEST_PAIRS, len(self.pairs)))
+        some = np.sort(np.random.default_rng(options.seed).permutation(len(self.pairs))[:n])
+        return replace(self, pairs=[self.pairs[i] for i in some], ir=self.ir_queries)
+
 
 @dataclass(frozen=True)
 class FitOptions:
@@ -66,6 +75,7 @@ class FitOptions:
         residual_rank: directions of the residual; 0 for none.
         tail: ε. budget: share of each kind of general query that may open a supervised gate.
         background: whether the general queries that come with the product join the user's.
+        share: of the queries, pairs and settings that are usually drawn and tried, where time is short (`fs_local.fitting.plan`).
     """
 
     name: str = "pack"
@@ -80,6 +90,7 @@ class FitOptions:
     tail: float = 0.05
     budget: float = 0.02
     background: bool = True
+    share: float = 1.0
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -89,6 +100,8 @@ class FitOptions:
             raise FitError("the seed must be from 0 to 4294967295")
         if self.strength is not None and not abs(self.strength) <= MAX_STRENGTH:
             raise FitError(f"the strength must be a number from -{MAX_STRENGTH} to {MAX_STRENGTH}")
+        if not 0 < self.share <= 1:
+            raise FitError("the share of what is usually drawn must be above 0, and 1 at most")
         if not 0 < self.budget < 1:
             raise FitError("the general budget must be above 0 and below 1, such as 0.02")
         if not 1 <= self.n_experts[0] <= self.n_experts[1]:

@@ -31,9 +31,14 @@ _PLAIN = 300
 
 @dataclass(frozen=True, eq=False)
 class Pool:
-    """Queries whose states are captured together, in this order: that of their texts, since what begins alike is read once."""
+    """Queries whose states are captured together, in this order: that of their texts, since what begins alike is read once.
+
+    Attributes:
+        shipped: whether they are the background's, and so the same for all fits.
+    """
 
     queries: Sequence[Query]
+    shipped: bool = False
 
 
 @dataclass(frozen=True)
@@ -72,9 +77,8 @@ class GateQueries:
     def pools(self) -> list[Pool]:
         """What is to be captured: the background first, which is the same for all fits of a model, and kept."""
         parts = [*self.general, *self.unseen_general, *self.ir, *self.unseen_ir]
-        pools = list({id(p.pool): p.pool for p in parts if len(p)}.values())
-        kept = [p for p in pools if p in shipped_pools()]
-        return kept + [p for p in pools if p not in kept]
+        pools = {id(p.pool): p.pool for p in parts if len(p)}.values()
+        return sorted(pools, key=lambda p: not p.shipped)
 
 
 def labels(parts: Sequence[Part]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
@@ -89,6 +93,7 @@ def gate_queries(
     *,
     with_background: bool = True,
     in_wraps: bool = True,
+    share: float = 1.0,
     seed: int = 0,
 ) -> GateQueries:
     """Draws what a gate is fitted on.
@@ -108,13 +113,13 @@ def gate_queries(
     unseen: list[list[Query]] = [[], []]
     for i, side in enumerate(sides):
         if in_wraps and side and (i == 0 or not with_background):
-            side[WRAPPED], unseen[i] = _some_in_wraps(side, rng)
+            side[WRAPPED], unseen[i] = _some_in_wraps(side, share, rng)
     named = [(name, queries) for side in sides for name, queries in side.items()]
     *parts, unseen_ir, unseen_general = _pooled([*named, (WRAPPED, unseen[0]), (WRAPPED, unseen[1])])
     own_ir, kinds = parts[: len(sides[0])], parts[len(sides[0]) :]
     notes = []
     if with_background:
-        shipped = _shipped()
+        shipped = _shipped(share)
         near = shipped.near([q.text for q in ir])
         kinds += [_without(part, near) for part in shipped.kinds]
         if in_wraps:
@@ -152,18 +157,18 @@ class _Shipped:
 
 
 @cache
-def _shipped() -> _Shipped:
+def _shipped(share: float) -> _Shipped:
     rng = np.random.default_rng(0)
     drawn = {
-        kind: _draw(queries, MAX_NEAR_KIND, MAX_NEAR_CHARACTERS, rng)
+        kind: _draw(queries, share * MAX_NEAR_KIND, share * MAX_NEAR_CHARACTERS, rng)
         if kind.startswith(_NEAR)
-        else _draw(queries, MAX_KIND, MAX_KIND_CHARACTERS, rng)
+        else _draw(queries, share * MAX_KIND, share * MAX_KIND_CHARACTERS, rng)
         for kind, queries in background().items()
     }
-    fitted, held_out = _taken_for_wraps(drawn, rng)
+    fitted, held_out = _taken_for_wraps(drawn, share, rng)
     in_wraps = [(WRAPPED, wrapped(fitted, wraps("fit"))), (WRAPPED, wrapped(held_out, wraps("held_out")))]
-    kinds = _pooled(list(drawn.items()))
-    to_fit, unseen = _pooled(in_wraps)
+    kinds = _pooled(list(drawn.items()), shipped=True)
+    to_fit, unseen = _pooled(in_wraps, shipped=True)
     inner = [""] * (len(to_fit) + len(unseen))
     for part, queries in ((to_fit, fitted), (unseen, held_out)):
         for row, q in zip(part.rows, queries, strict=True):
@@ -171,19 +176,13 @@ def _shipped() -> _Shipped:
     return _Shipped(kinds, to_fit, unseen, inner)
 
 
-def shipped_pools() -> tuple[Pool, Pool]:
-    """The background's: plain, and in wraps."""
-    found = _shipped()
-    return found.kinds[0].pool, found.wrapped.pool
-
-
-def _pooled(named: Sequence[tuple[str, Sequence[Query]]]) -> list[Part]:
+def _pooled(named: Sequence[tuple[str, Sequence[Query]]], shipped: bool = False) -> list[Part]:
     """Parts of one pool."""
     queries = [q for _, some in named for q in some]
     order = sorted(range(len(queries)), key=lambda i: [m["content"] for m in queries[i].messages])
     rank = np.empty(len(queries), dtype=np.intp)
     rank[order] = np.arange(len(queries))
-    pool, ends = Pool([queries[i] for i in order]), np.cumsum([len(some) for _, some in named])
+    pool, ends = Pool([queries[i] for i in order], shipped), np.cumsum([len(some) for _, some in named])
     return [Part(name, pool, rank[end - len(some) : end]) for (name, some), end in zip(named, ends, strict=True)]
 
 
@@ -192,19 +191,22 @@ def _without(part: Part, rows: set[tuple[int, int]]) -> Part:
     return Part(part.name, part.pool, np.array(kept, dtype=np.intp))
 
 
-def _some_in_wraps(parts: dict[str, list[Query]], rng: np.random.Generator) -> tuple[list[Query], list[Query]]:
+def _some_in_wraps(
+    parts: dict[str, list[Query]], share: float, rng: np.random.Generator
+) -> tuple[list[Query], list[Query]]:
     """Queries in wraps to fit on, and others in wraps that no gate is fitted with; both are taken out of their parts."""
-    fitted, held_out = _taken_for_wraps(parts, rng)
+    fitted, held_out = _taken_for_wraps(parts, share, rng)
     return wrapped(fitted, wraps("fit")), wrapped(held_out, wraps("held_out"))
 
 
-def _taken_for_wraps(parts: dict[str, list[Query]], rng: np.random.Generator) -> tuple[list[Query], list[Query]]:
+def _taken_for_wraps(
+    parts: dict[str, list[Query]], share: float, rng: np.random.Generator
+) -> tuple[list[Query], list[Query]]:
     """Takes out queries that go into wraps, to fit on and to measure by: no fold, and no figure, has one both plain and wrapped."""
     plain = [(name, j) for name, queries in parts.items() for j, q in enumerate(queries) if len(q.text) <= _PLAIN]
-    most = int(_WRAPPED_SHARE * len(plain))
+    to_fit, to_measure = (int(min(share * n, _WRAPPED_SHARE * len(plain))) for n in (FIT_WRAPPED, HELD_OUT_WRAPPED))
     order = [plain[i] for i in rng.permutation(len(plain))]
-    fitted = order[: min(FIT_WRAPPED, most)]
-    held_out = order[len(fitted) : len(fitted) + min(HELD_OUT_WRAPPED, most)]
+    fitted, held_out = order[:to_fit], order[to_fit : to_fit + to_measure]
     taken = [parts[name][j] for name, j in fitted], [parts[name][j] for name, j in held_out]
     gone = {*fitted, *held_out}
     for name, queries in parts.items():
@@ -212,9 +214,9 @@ def _taken_for_wraps(parts: dict[str, list[Query]], rng: np.random.Generator) ->
     return taken
 
 
-def _draw(queries: Sequence[Query], rows: int, characters: int, rng: np.random.Generator) -> list[Query]:
+def _draw(queries: Sequence[Query], rows: float, characters: float, rng: np.random.Generator) -> list[Query]:
     """At most so many rows, with at most so many characters together, at random, in their order."""
-    order = rng.permutation(len(queries))[:rows]
+    order = rng.permutation(len(queries))[: int(rows)]
     sizes = np.cumsum([len(queries[i].text) for i in order])
     n = max(int(np.searchsorted(sizes, characters, side="right")), min(1, len(order)))
     return [queries[i] for i in np.sort(order[:n])]

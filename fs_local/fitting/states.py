@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from fs_local.capture import Captured, capture, query_request
 from fs_local.examples import Pair
-from fs_local.fitting.options import FitOptions, Progress
+from fs_local.fitting.options import FitOptions, Progress, Shape
 from fs_local.fitting.queries import GateQueries, Part, labels
 from fs_local.fitting.twins import groups_of
 from fs_local.method.crossfit import Labelled
@@ -20,8 +20,8 @@ from fs_local.method.readings import Reading
 from fs_local.method.rows import Index, Rows, release
 from fs_local.runtime.model import Model
 
-STEER_DEPTHS = ((0.33,), (0.4,), (0.6,), (0.47, 0.6))
-"""Shares of the model's depth that are tried for the steered layers, alone and together."""
+STEER_DEPTHS = ((0.4,), (0.47, 0.6), (0.33,), (0.6,))
+"""Shares of the model's depth that are tried for the steered layers, alone and together; where time is short, the first alone."""
 ONE_CLASS_DEPTH = 0.4
 GATE_DEPTHS = (0.4, 0.47, 0.53, 0.6)
 """Shares of the depth whose blocks a supervised gate takes, all together. Earlier blocks know less of what is asked, later ones cost more."""
@@ -32,11 +32,11 @@ Place = tuple[int, Reading]
 """A block, and a reading of the states after it."""
 
 
-def steer_layers(model: Model, options: FitOptions) -> list[tuple[int, ...]]:
+def steer_layers(model: Shape, options: FitOptions) -> list[tuple[int, ...]]:
     """Layers that may be steered, each time together."""
     if options.layers is not None:
         return [options.layers]
-    at = [_blocks(model.n_layer, depths) for depths in STEER_DEPTHS]
+    at = [_blocks(model.n_layer, depths) for depths in STEER_DEPTHS[: max(1, round(options.share * len(STEER_DEPTHS)))]]
     return sorted(set(at), key=lambda layers: (len(layers), layers))
 
 
@@ -116,11 +116,11 @@ class QueryStates:
         """Which of the readings that gates take are there at all of these layers."""
         return tuple(r for r in READINGS if all((layer, r) in self.ir for layer in layers))
 
-    def like(self, pairs: PairStates, rows: NDArray[np.intp]) -> NDArray[np.bool_]:
-        """Which IR queries are the queries of some pairs, or their near twins, (n_ir,); none where that would be all of them."""
+    def unlike(self, pairs: PairStates, rows: NDArray[np.intp]) -> NDArray[np.intp]:
+        """Row numbers of IR queries that are neither the queries of some pairs nor their near twins; all where there would be none."""
         named = {pairs.keys[i] for i in rows}
         found = np.isin(self.ir_groups, self.ir_groups[np.array([key in named for key in self.ir_keys], dtype=bool)])
-        return np.zeros_like(found) if found.all() else found
+        return np.flatnonzero(found) if found.all() else np.flatnonzero(~found)
 
     def labelled(self, places: Sequence[Place]) -> tuple[Labelled, Labelled]:
         """IR and general queries, as gates are fitted on them."""
@@ -164,6 +164,20 @@ def pair_states(
     )
 
 
+def query_places(
+    model: Shape, queries: GateQueries, options: FitOptions, steered: int
+) -> tuple[list[int], tuple[Reading, ...]]:
+    """Blocks and readings at which queries are captured: the same blocks for every method, and wherever it steers, so that a capture on
+    disk serves them all."""
+    supervised = bool(queries.general)
+    layers = {x for together in gate_layers(model.n_layer, options, steered, supervised) for x in together}
+    if supervised:
+        layers.update(layer for together in steer_layers(model, options) for layer in together)
+        if options.gate_layer is None:
+            layers.update(_blocks(model.n_layer, (*GATE_DEPTHS, *EARLY_DEPTHS)))
+    return sorted(layers), (*READINGS, "mean") if options.method == "cast" else READINGS
+
+
 def query_states(
     model: Model,
     queries: GateQueries,
@@ -172,15 +186,8 @@ def query_states(
     report: Progress,
     captures: Path | None,
 ) -> QueryStates:
-    """Captures what a gate may be chosen from, and what AlphaSteer maps: the same blocks for every method, and wherever it steers, so that
-    a capture on disk serves them all."""
-    supervised = bool(queries.general)
-    layers = {x for together in gate_layers(model.n_layer, options, steered, supervised) for x in together}
-    if supervised:
-        layers.update(layer for together in steer_layers(model, options) for layer in together)
-        if options.gate_layer is None:
-            layers.update(_blocks(model.n_layer, (*GATE_DEPTHS, *EARLY_DEPTHS)))
-    readings: tuple[Reading, ...] = (*READINGS, "mean") if options.method == "cast" else READINGS
+    """Captures what a gate may be chosen from, and what AlphaSteer maps."""
+    layers, readings = query_places(model, queries, options, steered)
     total = sum(len(pool.queries) for pool in queries.pools)
     found: dict[int, Captured] = {}
     for pool in queries.pools:
@@ -188,14 +195,14 @@ def query_states(
         found[id(pool)] = capture(
             model,
             [query_request(model, q) for q in pool.queries],
-            sorted(layers),
+            layers,
             lambda done, _, before=before: report("capture queries", before + done, total),  # type: ignore[misc]
             captures,
             readings,
         )
 
     def at(parts: Sequence[Part]) -> dict[Place, Rows]:
-        places = [(layer, reading) for layer in sorted(layers) for reading in readings] if parts else []
+        places = [(layer, reading) for layer in layers for reading in readings] if parts else []
         return {
             place: Rows.stacked(*(Rows.of(found[id(p.pool)].at(*place))[p.rows] for p in parts)) for place in places
         }

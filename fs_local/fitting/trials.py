@@ -19,9 +19,9 @@ from fs_local.refusals import is_refusal
 REPEATED_BUDGET = 0.05
 PERPLEXITY_BUDGET = 3.0
 """Of greedy answers, which a model finds far less surprising than what people write."""
-TRIAL_PAIRS = 24
-FINAL_PAIRS = 64
-_TOKENS = 24
+TRIAL_PAIRS = (8, 24, 64)
+"""Pairs that all settings are tried on, the best of them, and the best of these."""
+ANSWER_TOKENS = 24
 _REFUSING_SHARE = 0.9
 
 
@@ -75,7 +75,7 @@ class Trials:
         )
 
     def _answers(self, decided: Sequence[Decided]) -> list[Answer]:
-        return self._runner.answers(self._prompts, decided, _TOKENS, self._scope)
+        return self._runner.answers(self._prompts, decided, ANSWER_TOKENS, self._scope)
 
     def _effect(self, decided: Sequence[Decided], answers: Sequence[Answer]) -> float:
         if self.kind == "refusal":

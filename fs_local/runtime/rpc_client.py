@@ -108,17 +108,20 @@ def _receive(connection: socket.socket, n: int) -> bytes:
 def gone(workers: Sequence[str]) -> str:
     """What to say of workers, one of which is lost."""
     for _ in range(_LOOKS):  # a process that ends closes a connection before it stops listening
-        lost = [worker for worker in workers if not _listens(worker)]
+        lost = [worker for worker in workers if _refuses(worker)]
         if lost:
             return f"the worker {lost[0]} is gone"
-        time.sleep(0.1)
+        time.sleep(0.3)
     return f"a worker broke off ({', '.join(workers)})"
 
 
-def _listens(worker: str) -> bool:
+def _refuses(worker: str) -> bool:
+    """Whether nobody listens there any more. One that serves somebody lets others wait, until their time is over."""
     host, _, port = worker.rpartition(":")
     try:
-        with socket.create_connection((host, int(port)), 2):
-            return True
-    except OSError:
+        with socket.create_connection((host, int(port)), 0.3):
+            return False
+    except TimeoutError:
         return False
+    except OSError:
+        return True

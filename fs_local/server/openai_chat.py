@@ -113,7 +113,7 @@ def _max_tokens(body: ChatRequest) -> int | None:
 
 
 def _choice(index: int, answer: Answer, top: int | None, use: ToolUse | None) -> dict[str, Any]:
-    message: dict[str, Any] = {"role": "assistant", "content": answer.text, "refusal": None}
+    message: dict[str, Any] = {"role": "assistant", "content": answer.text, "refusal": None, "annotations": []}
     reason = finish_reason(answer.end)
     if use is not None:
         reader = CallReader(use)

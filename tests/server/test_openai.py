@@ -25,7 +25,7 @@ def test_a_chat_completion_has_openais_shape(served: Served) -> None:
     assert found["choices"] == [
         {
             "index": 0,
-            "message": {"role": "assistant", "content": "hello there", "refusal": None},
+            "message": {"role": "assistant", "content": "hello there", "refusal": None, "annotations": []},
             "logprobs": None,
             "finish_reason": "stop",
         }

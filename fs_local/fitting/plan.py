@@ -1,0 +1,95 @@
+"""How long a fit will take, told before it begins: what it has to read, at the speed of this machine with this model."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from fs_local.capture import query_request, tokens_left
+from fs_local.fitting.gating import queries_for
+from fs_local.fitting.how import FINALISTS, STRENGTHS
+from fs_local.fitting.options import Examples, FitOptions
+from fs_local.fitting.states import query_places, steer_layers
+from fs_local.fitting.trials import ANSWER_TOKENS, TRIAL_PAIRS, effect_of
+from fs_local.fitting.when import needs_no_states
+from fs_local.runtime.context import MICRO_BATCH, Context
+from fs_local.runtime.model import Model
+
+_TRIED_STRENGTHS = 0.75
+"""Of the strengths at a block, those that are tried before one is too much."""
+LEAST_SHARE = 0.2
+"""With less than a fifth of the queries, a gate is not worth having."""
+_PROBE_TOKENS = 128
+_GATE_SECONDS = 1e-5
+"""To fit a gate, for each query and dimension of its states: about a second for 200 queries of width 576."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Seconds that the stages of a fit will take, about."""
+
+    queries: float
+    pairs: float
+    trials: float
+    gate: float
+
+    @property
+    def seconds(self) -> float:
+        return self.queries + self.pairs + self.trials + self.gate
+
+
+def plan_fit(model: Model, examples: Examples, options: FitOptions, captures: Path | None) -> Plan:
+    """Counts what a fit has to read that is not on disk yet, and measures how fast this machine reads.
+
+    Args:
+        captures: where earlier captures are kept.
+    """
+    if options.share < 1:
+        examples = examples.drawn(options)
+    queries = queries_for(examples, options)
+    steer = steer_layers(model, options)
+    a_token = seconds_a_token(model)
+
+    def depth(layers: list[int]) -> float:
+        return (layers[-1] + 1) / model.n_layer
+
+    read, gate = 0.0, 0.0
+    if not needs_no_states(options):
+        layers, readings = query_places(model, queries, options, steer[0][0])
+        for pool in queries.pools:
+            requests = [query_request(model, q) for q in pool.queries]
+            read += depth(layers) * tokens_left(model, requests, layers, captures, readings)
+            gate += _GATE_SECONDS * len(requests) * model.width
+    layers = sorted({layer for together in steer for layer in together})
+    requests = [query_request(model, p.query, p.preferred + p.undesired) for p in examples.pairs]
+    pairs = depth(layers) * tokens_left(model, requests, layers, captures, ("last",))
+    # a trial reads the prompt steered, draws an answer, and reads that again unsteered; a score reads the pair's answers too
+    each = float(np.mean([len(r.prompt) for r in requests])) + 2 * ANSWER_TOKENS
+    if effect_of(examples.pairs) == "mc2":
+        each += float(np.mean([len(r.prompt) + sum(map(len, r.answers)) for r in requests]))
+    strengths = 1 if options.strength is not None else _TRIED_STRENGTHS * len(STRENGTHS)
+    kept = [len(steer) * strengths, *FINALISTS]
+    tried = sum(n * min(most, len(examples.pairs) // 5) for n, most in zip(kept, TRIAL_PAIRS, strict=True))
+    return Plan(a_token * read, a_token * pairs, a_token * each * tried, gate)
+
+
+def share_for(seconds: float, plan: Plan) -> float:
+    """The share of what is usually drawn and tried that a fit has time for, in twentieths: from `LEAST_SHARE` to 1."""
+    return min(1.0, max(LEAST_SHARE, math.floor(20 * seconds / plan.seconds) / 20))
+
+
+def seconds_a_token(model: Model) -> float:
+    """Of reading, at full depth: the faster of two times."""
+    times = []
+    with Context(model, n_ctx=MICRO_BATCH) as context:
+        tokens = [model.tokenize("a", special=False)[0]] * _PROBE_TOKENS
+        for _ in range(2):
+            start = time.perf_counter()
+            context.decode_batch(tokens, list(range(_PROBE_TOKENS)), [(0,)] * _PROBE_TOKENS, [False] * _PROBE_TOKENS)
+            times.append(time.perf_counter() - start)
+            context.clear()
+    return min(times) / _PROBE_TOKENS
