@@ -28,7 +28,7 @@ _GOALS = {1: 0.97, 4: 0.95, 8: 0.95}
 TOKENS, N_CTX = 64, 8192
 SHORT, LONG = 128, 1024
 _MILLISECONDS_LATER, _MILLISECONDS_A_TOKEN, _FAIR, _MEGABYTES = 10.0, 0.5, 0.8, 5.0
-REQUESTS, SETTLED = 10_000, 100
+REQUESTS, SETTLED, MOST_SECONDS = 10_000, 104, 300.0
 CLOSED = "closed"
 _WORDS = (
     "time year people way day man thing woman life child world school state family group country hand part place case"
@@ -205,17 +205,20 @@ class Measured:
             )
 
     def memory(self) -> Iterator[Row]:
-        """Short requests from all clients, each tenth of which is given up, steered and not."""
+        """Short requests from all clients, steered and not, each tenth of which is given up; so many as time allows."""
         after: list[float] = []
+        done, at_once = 0, max(CLIENTS)
         for n in (SETTLED, REQUESTS - SETTLED):
-            share = [n // max(CLIENTS) + (i < n % max(CLIENTS)) for i in range(max(CLIENTS))]
-            with ThreadPoolExecutor(max(CLIENTS)) as pool:
-                list(pool.map(self._many_requests, range(max(CLIENTS)), share))
+            ends = time.monotonic() + MOST_SECONDS
+            with ThreadPoolExecutor(at_once) as pool:
+                done += sum(
+                    pool.map(lambda i, n=n, ends=ends: self._many_requests(i, n // at_once, ends), range(at_once))
+                )
             time.sleep(0.5)
             after.append(self._server.megabytes)
         more = after[1] - after[0]
         yield Row(
-            f"memory after {REQUESTS:,} requests, over after {SETTLED}",
+            f"memory after {done:,} requests, over after {SETTLED}",
             f"after {SETTLED}",
             "MB",
             more,
@@ -277,18 +280,19 @@ class Measured:
             text += "".join(f" {rng.choice(words)}" for _ in range(max(1, int(0.9 * (new - n) / tokens_a_word))))
         return text
 
-    def _many_requests(self, client: int, n: int) -> None:
-        rng = random.Random(client)
-        names = [f":{_open(client)}", f":{CLOSED}", ":unsteered"]
-        clients = [self._ours(name) for name in names]
-        for i in range(n):
+    def _many_requests(self, client: int, n: int, ends: float) -> int:
+        rng, done = random.Random(client), 0
+        clients = [self._ours(name) for name in (f":{_open(client)}", f":{CLOSED}", ":unsteered")]
+        while done < n and time.monotonic() < ends:
             chosen, messages = rng.choice(clients), self._messages(rng.randrange(1000) + 1000 * client)
-            if i % 10 == 9:
+            if done % 10 == 9:
                 chosen.leave(messages, max_tokens=50)
             else:
                 chosen.chat(messages, max_tokens=rng.randint(1, 4))
+            done += 1
         for each in clients:
             each.close()
+        return done
 
 
 def _together(answers: Sequence[Answered]) -> float:

@@ -119,12 +119,12 @@ def gate_queries(
     own_ir, kinds = parts[: len(sides[0])], parts[len(sides[0]) :]
     notes = []
     if with_background:
-        shipped = _shipped(share)
-        near = shipped.near([q.text for q in ir])
-        kinds += [_without(part, near) for part in shipped.kinds]
+        own_background = shipped(share)
+        near = own_background.near([q.text for q in ir])
+        kinds += [_without(part, near) for part in own_background.kinds]
         if in_wraps:
-            kinds.append(_without(shipped.wrapped, near))
-            unseen_general = _without(shipped.unseen, near)
+            kinds.append(_without(own_background.wrapped, near))
+            unseen_general = _without(own_background.unseen, near)
         if near:
             notes.append(f"{len(near)} background queries are near twins of IR queries, and step aside")
     return GateQueries(
@@ -137,7 +137,7 @@ def gate_queries(
 
 
 @dataclass(frozen=True)
-class _Shipped:
+class Shipped:
     """The part of the background that is read: always the same, so that a model reads it once.
 
     Attributes:
@@ -157,7 +157,8 @@ class _Shipped:
 
 
 @cache
-def _shipped(share: float) -> _Shipped:
+def shipped(share: float = 1.0) -> Shipped:
+    """The part of the background that is read; share: of the usual numbers."""
     rng = np.random.default_rng(0)
     drawn = {
         kind: _draw(queries, share * MAX_NEAR_KIND, share * MAX_NEAR_CHARACTERS, rng)
@@ -165,7 +166,11 @@ def _shipped(share: float) -> _Shipped:
         else _draw(queries, share * MAX_KIND, share * MAX_KIND_CHARACTERS, rng)
         for kind, queries in background().items()
     }
-    fitted, held_out = _taken_for_wraps(drawn, share, rng)
+    common = {kind: queries for kind, queries in drawn.items() if not kind.startswith(_NEAR)}
+    fitted, held_out = _taken_for_wraps(
+        common, share, rng
+    )  # in a wrap, what is borderline could not be told from what is not
+    drawn |= common
     in_wraps = [(WRAPPED, wrapped(fitted, wraps("fit"))), (WRAPPED, wrapped(held_out, wraps("held_out")))]
     kinds = _pooled(list(drawn.items()), shipped=True)
     to_fit, unseen = _pooled(in_wraps, shipped=True)
@@ -173,7 +178,7 @@ def _shipped(share: float) -> _Shipped:
     for part, queries in ((to_fit, fitted), (unseen, held_out)):
         for row, q in zip(part.rows, queries, strict=True):
             inner[row] = q.text
-    return _Shipped(kinds, to_fit, unseen, inner)
+    return Shipped(kinds, to_fit, unseen, inner)
 
 
 def _pooled(named: Sequence[tuple[str, Sequence[Query]]], shipped: bool = False) -> list[Part]:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from fs_local.capture import Captured, capture, query_request
 from fs_local.examples import Pair
 from fs_local.fitting.options import FitOptions, Progress, Shape
-from fs_local.fitting.queries import GateQueries, Part, labels
+from fs_local.fitting.queries import WRAPPED, GateQueries, Part, labels
 from fs_local.fitting.twins import groups_of
 from fs_local.method.crossfit import Labelled
 from fs_local.method.folded import F32
@@ -111,6 +111,12 @@ class QueryStates:
     @property
     def layers(self) -> list[int]:
         return sorted({layer for layer, _ in self.ir})
+
+    @property
+    def plain(self) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+        """Which IR queries and which general ones are in no wraps, (n,) and (m,)."""
+        wrapped_kinds = [i for i, name in enumerate(self.kind_names) if name == WRAPPED]
+        return self.ir_parts == 0, ~np.isin(self.kinds, wrapped_kinds)
 
     def readings_at(self, layers: Sequence[int]) -> tuple[Reading, ...]:
         """Which of the readings that gates take are there at all of these layers."""

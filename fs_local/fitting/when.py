@@ -11,6 +11,7 @@ from sklearn.metrics import roc_auc_score, roc_curve
 
 from fs_local.evaluation.intervals import wilson
 from fs_local.fitting.options import FitOptions, Progress
+from fs_local.fitting.queries import WRAPPED
 from fs_local.fitting.states import Place, QueryStates
 from fs_local.method.crossfit import folds_of
 from fs_local.method.folded import F32, Gate, open_gate
@@ -40,7 +41,7 @@ class When:
     Attributes:
         ir_score, general_score: of IR queries and of general ones, by gates that had seen neither the query nor, of general ones, their
             whole kind; ir_ratio, general_ratio: energy ratios.
-        open_ir, open_general, auroc, roc, recall: of these scores. kinds: how each kind fares.
+        open_ir, open_general, auroc, roc, recall: of these scores, but for queries in wraps. kinds: how each kind fares.
         openers: for each kind that opens the gate, rows of general queries that do, highest scores first.
         ir_like_general: rows of IR queries whose score is that of a general query's middle, or less.
         open_ir_in_wraps, open_general_in_wraps: of the gate itself, for queries in wraps that it was not fitted with.
@@ -136,6 +137,9 @@ def _logistic(states: QueryStates, layers: Sequence[int], options: FitOptions) -
         openers[name] = k.openers
     in_wraps = [_share(is_open(gate.opening(rows))) if rows else None for rows in states.unseen(places)]
     unseen = gate.general_unseen_score_
+    plain_ir, plain_general = states.plain
+    plain = gate.ir_score_[plain_ir], unseen[plain_general]
+    plain_kinds = [k for k in kinds if k.name != WRAPPED]
     return When(
         gate.gate_,
         list(layers),
@@ -145,11 +149,11 @@ def _logistic(states: QueryStates, layers: Sequence[int], options: FitOptions) -
         unseen,
         gate.ir_ratio_,
         gate.energy_ratio(general.side_by_side),
-        open_ir=_share(is_open(gate.ir_opening_)),
-        open_general=float(np.average([k.unseen for k in gate.kinds_], weights=[k.n for k in gate.kinds_])),
-        auroc=_auroc(gate.ir_score_, unseen),
-        roc=_roc(gate.ir_score_, unseen),
-        recall=_recall(gate.ir_score_, unseen),
+        open_ir=_share(is_open(gate.ir_opening_[plain_ir])),
+        open_general=float(np.average([k.opened for k in plain_kinds], weights=[k.rows for k in plain_kinds])),
+        auroc=_auroc(*plain),
+        roc=_roc(*plain),
+        recall=_recall(*plain),
         kinds=tuple(kinds),
         openers=openers,
         ir_like_general=tuple(int(i) for i in np.flatnonzero(gate.ir_score_ <= np.median(gate.general_score_))),

@@ -176,6 +176,6 @@ def _upper_quantile(values: F64, share: float) -> float:
     """The value that `share` of the population exceeds. Where too few values are in that tail to read it off, a normal distribution's,
     unless the values themselves go further."""
     within = float(np.quantile(values, 1 - share))
-    if share * len(values) >= _TAIL_COUNT:
+    if share * len(values) >= _TAIL_COUNT or not values.std():
         return within
     return max(within, float(norm.ppf(1 - share, values.mean(), values.std())))
