@@ -13,6 +13,7 @@ import numpy as np
 from converters.vectors import Vectors
 from fs_local.errors import DataError, PackError
 from fs_local.pack.file import Pack
+from fs_local.pack.manifest import SCOPES
 from fs_local.steered_model import SteeredModel
 
 
@@ -45,7 +46,7 @@ def vectors_for(pack: Pack, model: Path, query: str) -> Vectors:
     lost = ["all other queries: set as a control vector, it steers each of them as it does this one"]
     if m.steer.scope != "all":
         lost.append(
-            "the scope (generation alone), and with it exactness: the vector steers the prompt too, unless the other tool says otherwise"
+            f"the scope ({SCOPES[m.steer.scope]}), and with it exactness: the vector steers all positions, unless the other tool says otherwise"
         )
     directions = dict(zip(decision.layers, addition, strict=True))
     return Vectors(directions, m.model.architecture, f"fs-local {m.method}, for one query", tuple(lost))

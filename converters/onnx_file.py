@@ -11,6 +11,7 @@ from typing import Any, Literal, NoReturn
 import numpy as np
 
 from fs_local.errors import DataError, PackError
+from fs_local.method.readings import Reading
 from fs_local.pack.file import Pack
 from fs_local.pack.graph import checked_graph, graph_arrays, session
 
@@ -77,13 +78,15 @@ def _readme(pack: Pack) -> str:
     m, d = pack.manifest, pack.manifest.model.width
     where = {
         "all": "every position, prompt and generation",
+        "turn": "every position from the last user message on",
+        "prompt": "every position of the prompt",
         "generation": "every position from the last prompt token on",
     }
     return (
         f"Decides, per query, whether and how {m.model.name} (fingerprint {m.model.fingerprint}) is steered.\n"
-        f"Inputs, float32; n queries at once; states are of the last prompt token, after the chat template:\n"
-        f"  gate_states (n, {d * len(m.gate.layers)}): residual stream after block {_numbers(m.gate.layers)}, one after the other\n"
-        f"  states (n, {d}): residual stream after block {m.steer.layers[0]}\n"
+        f"Inputs, float32; n queries at once, after the chat template; of several states, one after the other:\n"
+        f"  gate_states (n, {len(pack.gate.mean)}): residual stream after block {_numbers(m.gate.layers)}, of {_tokens(m.gate.readings)}\n"
+        f"  states (n, {len(pack.experts.center)}): residual stream after block {_numbers(m.steer.read_layers)}, of {_tokens(m.steer.readings)}\n"
         f"Outputs, float32:\n"
         f"  opening (n,): 0 leaves the query alone, 1 steers fully\n"
         f"  energy_ratio (n,): share of the query's energy in the gate's subspace\n"
@@ -92,6 +95,16 @@ def _readme(pack: Pack) -> str:
         f"Use: add {m.steer.strength!r} * opening * vector's part to the residual stream after its block, at {where[m.steer.scope]}.\n"
         f"Blocks count from 0; 'after block i' is l_out-i in llama.cpp, hidden_states[i + 1] in transformers."
     )
+
+
+def _tokens(readings: list[Reading]) -> str:
+    named = {
+        "last": "the last prompt token",
+        "user_last": "the last token of the user's text",
+        "user_mean": "the mean over the user's text",
+        "mean": "the mean over the prompt",
+    }
+    return ", ".join(named[r] for r in readings)
 
 
 def _numbers(layers: list[int]) -> str:

@@ -17,7 +17,7 @@ from fs_local.errors import DataError, PackError
 from fs_local.method.folded import F32
 from fs_local.pack.archive import read_at_most
 from fs_local.pack.file import Pack
-from fs_local.pack.manifest import ModelIdentity
+from fs_local.pack.manifest import SCOPES, ModelIdentity
 from fs_local.printable import printable
 from fs_local.runtime import gguf_header
 from fs_local.tensor_file import TensorFile
@@ -212,7 +212,7 @@ def _lost_by_constant(pack: Pack, mean: F32, weights: NDArray[np.float64]) -> li
         )
     if m.steer.scope != "all":
         lost.append(
-            "the scope (generation alone): the vector steers the prompt too, unless the other tool says otherwise"
+            f"the scope ({SCOPES[m.steer.scope]}): the vector steers all of them, unless the other tool says otherwise"
         )
     return lost
 

@@ -45,13 +45,19 @@ class Store:
         """The folder for what captures of this model keep."""
         return self._path and self._path.with_suffix(".captures")
 
+    @property
+    def packs(self) -> Path | None:
+        """The folder for packs that a protocol fitted."""
+        return self._path and self._path.with_suffix(".packs")
+
     @classmethod
     def for_model(cls, build: str) -> Store:
         """The store of one model (`Model.build`) in the user's cache folder, from which is removed what nobody used for a week."""
-        path = Path(platformdirs.user_cache_dir("fs-local")) / "results" / f"{build}.jsonl"
+        folder = Path(platformdirs.user_cache_dir("fs-local")) / "results"
+        path = folder / f"{build}.jsonl"
         store = cls(path)
         path.touch()
-        for old in [*path.parent.glob("*.jsonl"), *path.parent.glob("*.captures/*")]:
+        for old in [path for kind in ("*.jsonl", "*.captures/*", "*.packs/*") for path in folder.glob(kind)]:
             if time.time() - old.stat().st_mtime > _KEPT_SECONDS:
                 old.unlink(missing_ok=True)
         return store

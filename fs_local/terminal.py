@@ -29,6 +29,7 @@ from rich.text import Text
 from fs_local.engine import Decision, Piece
 from fs_local.method.readings import Reading
 from fs_local.pack.file import Pack
+from fs_local.pack.manifest import SCOPES
 from fs_local.printable import printable
 
 out = Console()
@@ -263,9 +264,10 @@ def summary_rows(pack: Pack, size: int) -> list[tuple[str, str]]:
         f"{m.model.name} ({m.model.architecture}, {m.model.n_layer} blocks, {m.model.quantization}), fingerprint {m.model.fingerprint}",
     )
     row("fitted on", ", ".join(f"{d.rows} {name}" for name, d in m.data.items()) or "examples given in Python")
+    also = "" if m.steer.reads is None else f", by states after {blocks(m.steer.reads)}"
     row(
         "steers",
-        f"after {blocks(m.steer.layers)}, strength {m.steer.strength:g}, {'prompt and generation' if m.steer.scope == 'all' else 'generation alone'}",
+        f"after {blocks(m.steer.layers)}, strength {m.steer.strength:g}, {SCOPES[m.steer.scope]}{also}",
     )
     reads = "" if m.gate.readings == ["last"] else f", reading {readings(m.gate.readings)}"
     row(

@@ -22,9 +22,10 @@ from fs_local.commands.fit import fit
 from fs_local.commands.generate import generate
 from fs_local.demo import DATA
 from fs_local.evaluation.suites import SUITES
-from fs_local.fitting.options import FitGate, FitMethod
+from fs_local.fitting.options import FitGate
 from fs_local.generation import GenerationOptions
 from fs_local.pack.engine import EngineName
+from fs_local.pack.manifest import FitMethod
 from fs_local.runtime.node_filter import native_address
 from fs_local.steered_model import SteeredModel
 from tests.converters.files import directions, write_control_vector

@@ -203,7 +203,7 @@ class Page(HTMLParser):
 def rendered(
     path: Path, fitted: dict[str, Any] | None = None, evaluation: dict[str, Any] | None = None
 ) -> tuple[str, Page]:
-    write_report(path, fitted, evaluation)
+    write_report(path, fitted, [evaluation] if evaluation else [])
     text = path.read_text(encoding="utf-8")
     assert "nan" not in text.lower().replace("finance", "")
     return text, Page(text)

@@ -65,8 +65,8 @@ def fit(
     report: Annotated[Optional[Path], typer.Option(help="Where an HTML page about the fit goes.")] = None,
     name: Annotated[Optional[str], typer.Option(help="Name of the pack; by default the file's.")] = None,
     method: Annotated[
-        Literal["finesteer", "caa", "repe", "cast", "alphasteer"],
-        typer.Option(help="finesteer, caa, repe, cast or alphasteer."),
+        Literal["finesteer", "caa", "repe", "cast", "alphasteer", "adasteer", "dsas", "ridge", "random"],
+        typer.Option(help="FineSteer, or one it is measured against."),
     ] = "finesteer",
     layer: Annotated[
         str, typer.Option(help="Steered block: a number, several with commas between them, or auto.")
@@ -82,7 +82,7 @@ def fit(
     experts: Annotated[str, typer.Option(help="K: a number, or auto.")] = "auto",
     residual: Annotated[str, typer.Option(help="Rank of the residual: a number (0: none), or auto.")] = "auto",
     scope: Annotated[
-        Literal["all", "generation"], typer.Option(help="all (prompt and generation), or generation.")
+        Literal["all", "prompt", "generation"], typer.Option(help="all (prompt and generation), prompt, or generation.")
     ] = "all",
     lesson: Annotated[
         Optional[str], typer.Option(help="A lesson's name, in place of files; fs-local lesson list shows them.")

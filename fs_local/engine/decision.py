@@ -80,4 +80,9 @@ def steered_from(decisions: Sequence[Decision], prompt: Prompt) -> int | None:
 
 def first_steered(scope: Scope, prompt: Prompt) -> int:
     """Where a scope begins: with the prompt, with its current turn, or with its last token, which predicts the first generated one."""
-    return {"all": 0, "turn": prompt.turn_start, "generation": len(prompt.tokens) - 1}[scope]
+    return {"all": 0, "turn": prompt.turn_start, "prompt": 0, "generation": len(prompt.tokens) - 1}[scope]
+
+
+def steers_prompt_alone(decisions: Sequence[Decision]) -> bool:
+    """Whether what is generated stays unsteered."""
+    return any(d.is_open and d.scope == "prompt" for d in decisions)

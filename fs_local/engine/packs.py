@@ -115,7 +115,8 @@ class Chosen:
             gate, steer = p.pack.manifest.gate, p.pack.manifest.steer
             for layer in gate.layers:
                 wanted.setdefault(layer, set()).update(gate.readings)
-            wanted.setdefault(steer.layers[0], set()).add("last")
+            for layer in steer.read_layers:
+                wanted.setdefault(layer, set()).update(steer.readings)
         return wanted
 
     @cached_property
@@ -141,7 +142,7 @@ class Chosen:
         for p, strength in self.packs:
             gate, steer = p.pack.manifest.gate, p.pack.manifest.steer
             at_gate = reader.gate_state(gate.layers, gate.readings)
-            found = p.evaluate(at_gate, reader.state(steer.layers[0], "last"))
+            found = p.evaluate(at_gate, reader.gate_state(steer.read_layers, steer.readings))
             places = [(layer, reading) for layer in gate.layers for reading in gate.readings]
             parts = p.pack.gate.parts(at_gate, len(places)) if p.pack.gate.kind == "logistic" else ()
             decisions.append(

@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from fs_local.engine.cells import TILE, Cells, parts_of
-from fs_local.engine.decision import Decision, added_by_layer, first_steered, steered_from
+from fs_local.engine.decision import Decision, added_by_layer, first_steered, steered_from, steers_prompt_alone
 from fs_local.engine.packs import Chosen
 from fs_local.method.folded import F32
 from fs_local.method.readings import QueryReader, part_of
@@ -148,9 +148,12 @@ class Prefill:
         if self.first_steered is None or self.first_steered >= self._stop:
             return {}
         first = max(self.first_steered - self._first, 0)
-        return rows_of(
-            self._additions, first, self._stop - self._first - first, self._context.model.n_layer, self._in_last
-        )
+        stop, in_last = self._stop, self._in_last
+        if steers_prompt_alone(self.decisions) and stop > (n := len(self._prompt.tokens)):
+            stop, in_last = n, False  # tokens that were generated before the sequence had to make room
+        if stop <= self._first + first:
+            return {}
+        return rows_of(self._additions, first, stop - self._first - first, self._context.model.n_layer, in_last)
 
     # --- in the middle of a decode
 

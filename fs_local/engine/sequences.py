@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fs_local.engine.decision import Decision, added_by_layer, steered_from
+from fs_local.engine.decision import Decision, added_by_layer, steered_from, steers_prompt_alone
 from fs_local.engine.logits import alternatives, masked
 from fs_local.engine.packs import Chosen
 from fs_local.engine.prefill import Prefill
@@ -34,7 +34,7 @@ class Sequence:
         tokens: the prompt's and those drawn; all but the last of these are in the cache while it decodes.
         chosen: the packs that decide it, as they were when it was taken up.
         prefill, scoring: what is being done before tokens are drawn, or in place of it.
-        additions: layer -> float32 (d,), what each of its rows gets.
+        additions: layer -> float32 (d,), what each row behind the prompt gets.
     """
 
     def __init__(self, request: Request, mailbox: Mailbox, order: int) -> None:
@@ -77,12 +77,14 @@ class Sequence:
             FitError: additions that are not finite.
         """
         self._decisions = self.mailbox.decisions = decisions
-        self.additions = added_by_layer(decisions)
-        if not all(np.isfinite(v).all() for v in self.additions.values()):
+        self.additions = additions = added_by_layer(decisions)
+        if not all(np.isfinite(v).all() for v in additions.values()):
             raise FitError(
                 "what steers this query is not finite (NaN or infinite); use a smaller strength, or another pack"
             )
         self.first_steered = steered_from(decisions, self.request.prompt)
+        if steers_prompt_alone(decisions):
+            self.additions = {}
 
     def begin(self) -> None:
         """Called when it leaves the queue for the first time."""

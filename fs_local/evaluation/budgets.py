@@ -16,11 +16,12 @@ BUDGETS = (0.01, 0.05, 0.1)
 
 @dataclass(frozen=True)
 class Point:
-    """One strength: the effect on each row of a task, and the drift on each general row."""
+    """One strength: the effect on each row of a task, and the drift on each general row. is_step: nothing lies between it and none."""
 
     strength: float
     effect: list[float]
     drift: list[float]
+    is_step: bool = False
 
     @property
     def mean_drift(self) -> float:
@@ -52,7 +53,7 @@ def at_budget(line: Sequence[Point], none: Sequence[float], budget: float) -> At
     )
     within = [k for k in known if k[1] <= budget]
     for (weak, low, before), (strong, high, after) in pairwise(known):
-        if min(low, high) < budget < max(low, high):
+        if not any(p.is_step for p in line) and min(low, high) < budget < max(low, high):
             share = float((np.sqrt(budget) - np.sqrt(low)) / (np.sqrt(high) - np.sqrt(low)))
             within.append((weak + share * (strong - weak), budget, before + share * (after - before)))
     within.sort(key=lambda k: k[0])

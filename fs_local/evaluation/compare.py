@@ -6,6 +6,8 @@ import platform
 from collections.abc import Sequence
 from typing import Any
 
+from fs_local.evaluation.budgets import BUDGETS
+from fs_local.evaluation.contenders import Contender, method_of, name_of, strength_of
 from fs_local.evaluation.figures import auroc
 from fs_local.evaluation.files import LABELS, File
 from fs_local.evaluation.frontier import Frontier
@@ -20,62 +22,62 @@ from fs_local.store import Store
 
 def evaluate_packs(
     model: Model,
-    packs: Sequence[Pack],
+    contenders: Sequence[Contender],
     files: Sequence[File],
     *,
     compare: bool = False,
+    budgets: Sequence[float] = BUDGETS,
     store: Store | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Every pack on every file, the unsteered model first; all plain lists and numbers.
+    """Every contender on every file, the unsteered model first; all plain lists and numbers.
 
     Args:
+        budgets: of drift, ascending, for the frontier.
         compare: also at other strengths, for the frontier, on files of a task (`EFFECTS`) and of `drift`.
 
     Raises:
         PackError: a pack for another model, or two of one name.
     """
+    packs = [c for c in contenders if isinstance(c, Pack)]
     check_names(packs)
     notes = [note for pack in packs if (note := check_model(pack, model))]
     runner = Runner(model, store, progress)
     results = []
-    scores: list[dict[str, list[float]]] = [{label: [] for label in LABELS} for _ in packs]
+    scores: list[dict[str, list[float]]] = [{label: [] for label in LABELS} for _ in contenders]
     for file in files:
-        for i, pack in enumerate((None, *packs)):
-            found = SUITES[file.suite](runner, file.rows, pack)
-            results.append({**_labels(pack), **found.as_dict(), "file": file.name})
-            if pack is not None and file.label:
+        for i, contender in enumerate((None, *contenders)):
+            found = SUITES[file.suite](runner, file.rows, contender)
+            results.append({**_labels(contender), **found.as_dict(), "file": file.name})
+            if contender is not None and file.label:
                 scores[i - 1][file.label] += found.scores
-    measured = Frontier.measure(runner, packs, files) if compare else Frontier()
+    measured = Frontier.measure(runner, contenders, files, budgets) if compare else Frontier()
     return {
         "model": model.name,
         "quantization": model.quantization,
         "machine": f"{platform.system()} {platform.machine()}, {default_threads()} threads",
         "notes": notes,
-        "packs": [
-            {"name": p.manifest.name, "method": p.manifest.method, "strength": p.manifest.steer.strength} for p in packs
-        ],
+        "packs": [{"name": name_of(c), "method": method_of(c), "strength": strength_of(c)} for c in contenders],
         "results": results,
-        "auroc": _aurocs(packs, scores),
+        "auroc": _aurocs(contenders, scores),
         **measured.as_dict(),
     }
 
 
-def _labels(pack: Pack | None) -> dict[str, Any]:
-    if pack is None:
+def _labels(contender: Contender | None) -> dict[str, Any]:
+    if contender is None:
         return {"pack": "unsteered", "method": "unsteered", "strength": None}
-    m = pack.manifest
-    return {"pack": m.name, "method": m.method, "strength": m.steer.strength}
+    return {"pack": name_of(contender), "method": method_of(contender), "strength": strength_of(contender)}
 
 
-def _aurocs(packs: Sequence[Pack], scores: Sequence[dict[str, list[float]]]) -> list[dict[str, Any]]:
+def _aurocs(contenders: Sequence[Contender], scores: Sequence[dict[str, list[float]]]) -> list[dict[str, Any]]:
     """How well each pack's gate tells IR from general queries, where files of both kinds were given."""
     return [
         {
-            **_labels(pack),
+            **_labels(contender),
             **{label: len(of[label]) for label in LABELS},
             "auroc": auroc(of["ir"], of["general"]).as_dict(),
         }
-        for pack, of in zip(packs, scores, strict=True)
-        if all(of.values())
+        for contender, of in zip(contenders, scores, strict=True)
+        if isinstance(contender, Pack) and all(of.values())
     ]

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from fs_local.evaluation.budgets import BUDGETS, Point, at_budget
+from fs_local.evaluation.contenders import Contender, SystemPrompt, name_of
 from fs_local.evaluation.figures import figure, gain
 from fs_local.evaluation.files import File
 from fs_local.evaluation.runner import Runner
@@ -17,7 +18,7 @@ from fs_local.method.folded import constant_experts, open_gate
 from fs_local.pack.file import Pack
 from fs_local.pack.manifest import MAX_STRENGTH, ExpertAbout, GateSettings
 
-EFFECTS = {"refusal": "refused", "truthfulqa": "mc2"}
+EFFECTS = {"refusal": "refused", "truthfulqa": "mc2", "open-answers": "agrees", "preference": "preferred"}
 """The figure that says what a task wants; drift is the price."""
 STRENGTH_FACTORS = (0.5, 1.0, 1.5)
 WEAKER_FACTORS = (0.25, 0.125, 0.0625, 0.03125)
@@ -45,8 +46,19 @@ class Frontier:
         return {"frontier": self.points, "budgets": self.budgets, "floor": self.floor}
 
     @classmethod
-    def measure(cls, runner: Runner, packs: Sequence[Pack], files: Sequence[File]) -> Frontier:
-        """Measures packs on the files of a task (`EFFECTS`) and those of `drift`; nothing where either is missing."""
+    def measure(
+        cls,
+        runner: Runner,
+        contenders: Sequence[Contender],
+        files: Sequence[File],
+        allowed: Sequence[float] = BUDGETS,
+    ) -> Frontier:
+        """Measures contenders on the files of a task (`EFFECTS`) and those of `drift`; nothing where either is missing.
+
+        Args:
+            allowed: the drift budgets, ascending.
+        """
+        packs = [c for c in contenders if isinstance(c, Pack)]
         tasks = [f for f in files if f.suite in EFFECTS]
         general = [row for f in files if f.suite == "drift" for row in f.rows]
         if not tasks or not general or not packs:
@@ -59,7 +71,7 @@ class Frontier:
             name, kind = f"{task.suite} on {task.name}", kind_of(EFFECTS[task.suite])
             none = _effect(runner, task, None)
             floor["tasks"].append({"task": name, "change": gain(_effect(runner, task, nothing), none, kind).as_dict()})
-            lines = {p.manifest.name: _line(runner, task, general, p) for p in packs}
+            lines = {name_of(c): _line(runner, task, general, c, allowed) for c in contenders}
             points += [
                 {
                     "task": name,
@@ -71,16 +83,16 @@ class Frontier:
                 for pack, line in lines.items()
                 for p in line
             ]
-            budgets += [{"task": name, **row} for row in _within_budgets(task, lines, none, _ours(packs))]
+            budgets += [{"task": name, **row} for row in _within_budgets(task, lines, none, _ours(packs), allowed)]
         return cls(points, budgets, floor)
 
 
 def _within_budgets(
-    task: File, lines: dict[str, list[Point]], none: list[float], ours: str | None
+    task: File, lines: dict[str, list[Point]], none: list[float], ours: str | None, allowed: Sequence[float]
 ) -> list[dict[str, Any]]:
     found = []
     kind = kind_of(EFFECTS[task.suite])
-    for budget in BUDGETS:
+    for budget in allowed:
         at = {pack: at_budget(line, none, budget) for pack, line in lines.items()}
         found += [
             {
@@ -102,15 +114,21 @@ def _ours(packs: Sequence[Pack]) -> str | None:
     return next((p.manifest.name for p in packs if p.manifest.method == "finesteer"), None)
 
 
-def _line(runner: Runner, task: File, general: Sequence[Row], pack: Pack) -> list[Point]:
-    """The pack's curve, from below the least budget to above the largest, as far as its factors reach; ascending."""
+def _line(
+    runner: Runner, task: File, general: Sequence[Row], contender: Contender, allowed: Sequence[float]
+) -> list[Point]:
+    """The contender's curve, from below the least budget to above the largest, as far as its factors reach; ascending. A system prompt has
+    one point."""
+    if isinstance(contender, SystemPrompt):
+        return [Point(1.0, _effect(runner, task, contender), _drift(runner, general, contender), is_step=True)]
+    pack = contender
     line = [_point(runner, task, general, pack, factor) for factor in STRENGTH_FACTORS]
     for factor in WEAKER_FACTORS:
-        if min(p.mean_drift for p in line) <= BUDGETS[0]:
+        if min(p.mean_drift for p in line) <= allowed[0]:
             break
         line.append(_point(runner, task, general, pack, factor))
     for factor in STRONGER_FACTORS:
-        if max(p.mean_drift for p in line) >= BUDGETS[-1]:
+        if max(p.mean_drift for p in line) >= allowed[-1]:
             break
         line.append(_point(runner, task, general, pack, factor))
     by_strength = {p.strength: p for p in line}  # at the largest strength there is, several factors may be one
@@ -123,12 +141,12 @@ def _point(runner: Runner, task: File, general: Sequence[Row], pack: Pack, facto
     return Point(strength, _effect(runner, task, at), _drift(runner, general, at))
 
 
-def _effect(runner: Runner, task: File, pack: Pack | None) -> list[float]:
-    return SUITES[task.suite](runner, task.rows, pack).values[EFFECTS[task.suite]]
+def _effect(runner: Runner, task: File, contender: Contender | None) -> list[float]:
+    return SUITES[task.suite](runner, task.rows, contender).values[EFFECTS[task.suite]]
 
 
-def _drift(runner: Runner, general: Sequence[Row], pack: Pack) -> list[float]:
-    return SUITES["drift"](runner, general, pack).values["kl"]
+def _drift(runner: Runner, general: Sequence[Row], contender: Contender) -> list[float]:
+    return SUITES["drift"](runner, general, contender).values["kl"]
 
 
 def _almost_nothing(pack: Pack) -> Pack:

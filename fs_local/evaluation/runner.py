@@ -11,7 +11,7 @@ import numpy as np
 
 from fs_local.capture import Request, query_request
 from fs_local.engine import Decision, Engine, Piece, Prompt, Sampling, Steer
-from fs_local.engine import Request as Asked
+from fs_local.engine import Request as EngineRequest
 from fs_local.errors import DataError
 from fs_local.examples import Query
 from fs_local.method.folded import F32
@@ -52,6 +52,13 @@ class Answer:
     log_probability: float
 
 
+@dataclass(frozen=True)
+class Asked(Request):
+    """A request as a contender asks it, for `Runner.drift`: `plain` is the same without the contender, with the same answers."""
+
+    plain: Request | None = None
+
+
 class Runner:
     """Runs one model, by an engine of its own, which opens with the first thing that is asked and closes with the runner.
 
@@ -86,9 +93,10 @@ class Runner:
         if missing:
             engine = self._engine_for(list(missing.values()))
             engine.set_packs([pack])
-            asked = [Asked(_prompt(r), max_tokens=0) for r in missing.values()]
+            asked = [EngineRequest(_prompt(r), max_tokens=0) for r in missing.values()]
             for first in range(0, len(asked), _GROUP):
                 group = list(missing)[first : first + _GROUP]
+                engine.forget()  # the same bits whatever was evaluated before, or found in the store
                 for key, piece in zip(group, _last_pieces(engine, asked[first : first + _GROUP]), strict=True):
                     (self._decisions[key],) = piece.decisions
                 self._report("decide", first + len(group), len(missing))
@@ -111,7 +119,7 @@ class Runner:
 
         def compute(engine: Engine, some: list[Request], additions: list[Additions]) -> list[dict[str, Any]]:
             asked = [
-                Asked(
+                EngineRequest(
                     _prompt(r),
                     Sampling.greedy(),
                     max_tokens,
@@ -126,7 +134,7 @@ class Runner:
             ]
             again = [i for i, (tokens, _) in enumerate(drawn) if additions[i] or not tokens]
             spoken = [
-                Asked(
+                EngineRequest(
                     _prompt(some[i]),
                     answers=(drawn[i][0],) if drawn[i][0] else tuple((t,) for t in self.model.end_tokens),
                 )
@@ -161,14 +169,18 @@ class Runner:
         self, requests: Sequence[Request], decided: Sequence[Decided], scope: Scope = "all", what: str = "drift"
     ) -> list[tuple[float, float]]:
         """For each request: mean KL(unsteered ‖ steered) of the next-token distributions over its answers' tokens (nats), and the
-        share of tokens where both rank the same one first. Exactly (0, 1) where nothing is added."""
+        share of tokens where both rank the same one first. Exactly (0, 1) where nothing is added.
+
+        Args:
+            requests: unsteered is what `Asked.plain` says, where there is one.
+        """
 
         def compute(engine: Engine, some: list[Request], additions: list[Additions]) -> list[tuple[float, float]]:
             found = []
             for first in range(0, len(some), _WITH_LOGITS):
                 part = slice(first, first + _WITH_LOGITS)
                 rows = list(zip(some[part], additions[part], strict=True))
-                unsteered = _last_pieces(engine, [_scored(r, {}, scope, keep_logits=True) for r, _ in rows])
+                unsteered = _last_pieces(engine, [_scored(_plain(r), {}, scope, keep_logits=True) for r, _ in rows])
                 opened = _last_pieces(engine, [_scored(r, a, scope, keep_logits=True) for r, a in rows])
                 for plain, steered in zip(unsteered, opened, strict=True):
                     at_tokens = [
@@ -179,7 +191,11 @@ class Runner:
                     found.append((float(np.mean([k for k, _ in at_tokens])), float(np.mean([t for _, t in at_tokens]))))
             return found
 
-        open_rows = [i for i, d in enumerate(decided) if d.additions]
+        open_rows = [
+            i
+            for i, (r, d) in enumerate(zip(requests, decided, strict=True))
+            if d.additions or _plain(r).prompt != r.prompt
+        ]
         opened = [requests[i] for i in open_rows], [decided[i] for i in open_rows]
         values = self._each("divergence", *opened, [], scope, what, compute)
         by_row = dict(zip(open_rows, values, strict=True))
@@ -229,7 +245,7 @@ class Runner:
         keys = [
             digest(
                 kind,
-                r.prompt,
+                [r.prompt, *([] if _plain(r) is r else [_plain(r).prompt])],
                 r.answers,
                 # where nothing is added, it makes no difference where it would be: unsteered rows are evaluated once
                 [*settings, scope if d.additions else "all", *([r.turn_start] if scope == "turn" else [])],
@@ -258,6 +274,10 @@ class Runner:
         return [known[k] for k in keys]
 
 
+def _plain(r: Request) -> Request:
+    return r.plain if isinstance(r, Asked) and r.plain is not None else r
+
+
 def _prompt(r: Request) -> Prompt:
     return Prompt(tuple(r.prompt), r.user_text, r.turn_start)
 
@@ -266,8 +286,8 @@ def _given(additions: Additions, scope: Scope) -> Steer:
     return Steer(given=(Decision.of_vectors(additions, scope),)) if additions else Steer(enabled=False)
 
 
-def _scored(r: Request, additions: Additions, scope: Scope, keep_logits: bool = False) -> Asked:
-    return Asked(
+def _scored(r: Request, additions: Additions, scope: Scope, keep_logits: bool = False) -> EngineRequest:
+    return EngineRequest(
         _prompt(r),
         steer=_given(additions, scope),
         answers=tuple(tuple(a) for a in r.answers),
@@ -275,7 +295,7 @@ def _scored(r: Request, additions: Additions, scope: Scope, keep_logits: bool = 
     )
 
 
-def _pieces(engine: Engine, asked: Sequence[Asked]) -> list[list[Piece]]:
+def _pieces(engine: Engine, asked: Sequence[EngineRequest]) -> list[list[Piece]]:
     """All pieces of the answer to each request."""
     streams = engine.submit_all(asked)
     try:
@@ -285,7 +305,7 @@ def _pieces(engine: Engine, asked: Sequence[Asked]) -> list[list[Piece]]:
             stream.close()
 
 
-def _last_pieces(engine: Engine, asked: Sequence[Asked]) -> list[Piece]:
+def _last_pieces(engine: Engine, asked: Sequence[EngineRequest]) -> list[Piece]:
     return [pieces[-1] for pieces in _pieces(engine, asked)]
 
 

@@ -1,4 +1,4 @@
-"""The suites: each takes queries and a pack (None for the unsteered model), and gives figures with one value a row."""
+"""The suites: each takes queries and a contender (None for the unsteered model), and gives figures with one value a row."""
 
 from __future__ import annotations
 
@@ -10,11 +10,14 @@ from typing import Any
 
 import numpy as np
 
+from fs_local.capture import Request
 from fs_local.errors import DataError
+from fs_local.evaluation.contenders import Contender, SystemPrompt
 from fs_local.evaluation.figures import Figure, Kind, figure
 from fs_local.evaluation.fluency import fluency
-from fs_local.evaluation.runner import Answer, Decided, Runner
-from fs_local.examples import Query, multiple_choice, read_rows, row_query
+from fs_local.evaluation.references import lead
+from fs_local.evaluation.runner import Answer, Asked, Decided, Runner
+from fs_local.examples import Query, multiple_choice, read_rows, row_pair, row_query
 from fs_local.pack.file import Pack
 from fs_local.pack.manifest import Scope
 from fs_local.refusals import is_refusal
@@ -24,17 +27,19 @@ ANSWER_TOKENS = 32
 REASONING_TOKENS = 192
 """Of an answer that has to arrive at a number."""
 DRIFT_TOKENS = 24
+OPEN_TOKENS = 48
+"""Of an answer that is compared with references."""
 _SAMPLES = 12
 _NUMBER = re.compile(r"(?<!\d)-?(?:\d{1,3}(?:,\d{2,3})*,\d{3}(?!\d)|\d+)(?:\.\d+)?|(?<![\w.])-?\.\d+")
 
 
 SHARES = frozenset(
-    {"refused", "opened", "identical", "correct", "mc1", "ended"}
+    {"refused", "opened", "identical", "correct", "mc1", "ended", "agrees", "agrees_unsteered", "preferred_first"}
     | {"refused_unsteered", "correct_unsteered", "ended_unsteered"}
 )
 """Figures that are yes or no a row."""
 BOUNDED = frozenset(
-    {"opening", "top1", "mc2"}
+    {"opening", "top1", "mc2", "preferred"}
     | {f"{name}{of}" for name in ("repeated", "distinct_bigrams", "distinct_trigrams") for of in ("", "_unsteered")}
 )
 """Figures from 0 to 1."""
@@ -55,7 +60,7 @@ class Row:
 
     Attributes:
         answer: with the number that is right.
-        mc1, mc2: TruthfulQA's answers, and whether they are true.
+        mc1, mc2: TruthfulQA's answers, and whether they are true; mc2 also a pair's, and whether they are preferred.
     """
 
     query: Query
@@ -93,19 +98,19 @@ class Result:
         }
 
 
-Suite = Callable[[Runner, Sequence[Row], Pack | None], Result]
+Suite = Callable[[Runner, Sequence[Row], Contender | None], Result]
 
 
-def opening(runner: Runner, rows: Sequence[Row], pack: Pack | None) -> Result:
+def opening(runner: Runner, rows: Sequence[Row], contender: Contender | None) -> Result:
     """Decisions alone: the share of queries whose gate opens, and the mean opening."""
-    decided = runner.decide(pack, runner.requests([r.query for r in rows]))
+    decided = _decided(runner, contender, _asked(runner, rows, contender))
     values = {"opened": [float(d.opening > 0) for d in decided], "opening": [d.opening for d in decided]}
     return Result("opening", values, scores=[d.score for d in decided])
 
 
-def refusal(runner: Runner, rows: Sequence[Row], pack: Pack | None) -> Result:
+def refusal(runner: Runner, rows: Sequence[Row], contender: Contender | None) -> Result:
     """Share of refusals among greedy answers, with their fluency."""
-    decided, steered, plain = _answered(runner, rows, pack, ANSWER_TOKENS)
+    decided, steered, plain = _answered(runner, rows, contender, ANSWER_TOKENS)
     values = {
         "refused": [float(is_refusal(a.text)) for a in steered],
         "refused_unsteered": [float(is_refusal(a.text)) for a in plain],
@@ -116,16 +121,16 @@ def refusal(runner: Runner, rows: Sequence[Row], pack: Pack | None) -> Result:
     return Result("refusal", values, _samples(rows, decided, plain, steered))
 
 
-def over_refusal(runner: Runner, rows: Sequence[Row], pack: Pack | None) -> Result:
+def over_refusal(runner: Runner, rows: Sequence[Row], contender: Contender | None) -> Result:
     """The same on queries that are safe."""
-    result = refusal(runner, rows, pack)
+    result = refusal(runner, rows, contender)
     return Result("over-refusal", result.values, result.samples)
 
 
-def exact_match(runner: Runner, rows: Sequence[Row], pack: Pack | None) -> Result:
+def exact_match(runner: Runner, rows: Sequence[Row], contender: Contender | None) -> Result:
     """GSM8K-style answers: whether the last number is the right one, and whether the answer is the unsteered one, token for token;
     with fluency."""
-    decided, steered, plain = _answered(runner, rows, pack, REASONING_TOKENS)
+    decided, steered, plain = _answered(runner, rows, contender, REASONING_TOKENS)
     values = {
         "correct": [float(_last_number(a.text) == _last_number(r.answer)) for a, r in zip(steered, rows, strict=True)],
         "correct_unsteered": [
@@ -138,13 +143,17 @@ def exact_match(runner: Runner, rows: Sequence[Row], pack: Pack | None) -> Resul
     return Result("exact-match", values, _samples(rows, decided, plain, steered))
 
 
-def drift(runner: Runner, rows: Sequence[Row], pack: Pack | None) -> Result:
+def drift(runner: Runner, rows: Sequence[Row], contender: Contender | None) -> Result:
     """KL(unsteered ‖ steered) of next-token distributions along the unsteered model's own answers (nats a token), and top-1 agreement."""
-    requests = runner.requests([r.query for r in rows])
-    decided = runner.decide(pack, requests)
+    requests, asked = runner.requests([r.query for r in rows]), _asked(runner, rows, contender)
+    decided = _decided(runner, contender, asked)
     plain = runner.answers(requests, [Decided(0.0, {})] * len(rows), DRIFT_TOKENS, what="unsteered answers")
-    spoken = [replace(r, answers=(list(a.tokens) or [0],)) for r, a in zip(requests, plain, strict=True)]
-    found = runner.drift(spoken, decided, _scope(pack))
+    answers = [(list(a.tokens) or [0],) for a in plain]
+    spoken = [
+        Asked(a.prompt, given, a.user_text, a.turn_start, replace(r, answers=given))
+        for r, a, given in zip(requests, asked, answers, strict=True)
+    ]
+    found = runner.drift(spoken, decided, _scope(contender))
     values = {
         "kl": [k for k, _ in found],
         "top1": [t for _, t in found],
@@ -153,13 +162,13 @@ def drift(runner: Runner, rows: Sequence[Row], pack: Pack | None) -> Result:
     return Result("drift", values)
 
 
-def truthfulqa(runner: Runner, rows: Sequence[Row], pack: Pack | None) -> Result:
+def truthfulqa(runner: Runner, rows: Sequence[Row], contender: Contender | None) -> Result:
     """TruthfulQA's multiple choice, by its official scoring of summed log-probabilities: MC1, whether the best true answer comes first;
     MC2, the normalized probability of the true answers."""
     choices = [list({**r.mc1, **r.mc2}) for r in rows]
-    requests = runner.requests([r.query for r in rows], choices)
-    decided = runner.decide(pack, requests)
-    scores = runner.scores(requests, decided, _scope(pack), "score answers")
+    requests = _asked(runner, rows, contender, choices)
+    decided = _decided(runner, contender, requests)
+    scores = runner.scores(requests, decided, _scope(contender), "score answers")
     values: dict[str, list[float]] = {"mc1": [], "mc2": [], "opened": [float(d.opening > 0) for d in decided]}
     for row, texts, answers in zip(rows, choices, scores, strict=True):
         sums = dict(zip(texts, map(sum, answers), strict=True))
@@ -168,9 +177,48 @@ def truthfulqa(runner: Runner, rows: Sequence[Row], pack: Pack | None) -> Result
     return Result("truthfulqa", values)
 
 
+def preference(runner: Runner, rows: Sequence[Row], contender: Contender | None) -> Result:
+    """Pairs of any behaviour: the normalized probability of the preferred answers among all that are given, and whether the most probable
+    one is preferred."""
+    choices = [list(r.mc2) for r in rows]
+    requests = _asked(runner, rows, contender, choices)
+    decided = _decided(runner, contender, requests)
+    scores = runner.scores(requests, decided, _scope(contender), "score answers")
+    sums = [[sum(answer) for answer in answers] for answers in scores]
+    values = {
+        "preferred": [mc2(s, list(r.mc2.values())) for r, s in zip(rows, sums, strict=True)],
+        "preferred_first": [float(list(r.mc2.values())[int(np.argmax(s))]) for r, s in zip(rows, sums, strict=True)],
+        "opened": [float(d.opening > 0) for d in decided],
+    }
+    return Result("preference", values)
+
+
+def open_answers(runner: Runner, rows: Sequence[Row], contender: Contender | None) -> Result:
+    """TruthfulQA's questions, answered freely: whether an answer is nearer to a true reference than to any false one
+    (`fs_local.evaluation.references`), and by how much; with fluency."""
+    decided, steered, plain = _answered(runner, rows, contender, OPEN_TOKENS)
+
+    def leads(answers: Sequence[Answer]) -> list[float]:
+        sides = [[[a for a, true in r.mc2.items() if true is side] for side in (True, False)] for r in rows]
+        return [lead(a.text, *side) for a, side in zip(answers, sides, strict=True)]
+
+    ours, unsteered = leads(steered), leads(plain)
+    values = {
+        "agrees": [float(x > 0) for x in ours],
+        "agrees_unsteered": [float(x > 0) for x in unsteered],
+        "lead_of_true": ours,
+        "refused": [float(is_refusal(a.text)) for a in steered],
+        "opened": [float(d.opening > 0) for d in decided],
+        **fluency(steered, plain, OPEN_TOKENS),
+    }
+    return Result("open-answers", values, _samples(rows, decided, plain, steered))
+
+
 SUITES: dict[str, Suite] = {
     "opening": opening,
     "truthfulqa": truthfulqa,
+    "open-answers": open_answers,
+    "preference": preference,
     "refusal": refusal,
     "over-refusal": over_refusal,
     "exact-match": exact_match,
@@ -185,16 +233,22 @@ def mc2(sums: Sequence[float], true: Sequence[bool]) -> float:
 
 
 def read_suite(suite: str, path: Path, limit: int | None = None) -> list[Row]:
-    """Rows of a suite's file: `query` or `messages` (and `answer` for exact-match), or TruthfulQA's official task format.
+    """Rows of a suite's file: `query` or `messages` (and `answer` for exact-match; `preferred` and `undesired` for preference), or
+    TruthfulQA's official task format.
 
     Raises:
         DataError: naming file, line and field.
     """
     rows = []
     for row, where in read_rows(path):
-        if suite == "truthfulqa":
+        if suite in ("truthfulqa", "open-answers"):
             query, mc1, mc2_ = multiple_choice(row, where)
             rows.append(Row(query, mc1=mc1, mc2=mc2_))
+        elif suite == "preference":
+            pair = row_pair(row, where)
+            rows.append(
+                Row(pair.query, mc2={**dict.fromkeys(pair.preferred, True), **dict.fromkeys(pair.undesired, False)})
+            )
         elif suite == "exact-match":
             answer = row.get("answer")
             if not isinstance(answer, (str, int, float)) or _last_number(str(answer)) is None:
@@ -208,12 +262,12 @@ def read_suite(suite: str, path: Path, limit: int | None = None) -> list[Row]:
 
 
 def _answered(
-    runner: Runner, rows: Sequence[Row], pack: Pack | None, max_tokens: int
+    runner: Runner, rows: Sequence[Row], contender: Contender | None, max_tokens: int
 ) -> tuple[list[Decided], list[Answer], list[Answer]]:
-    requests = runner.requests([r.query for r in rows])
-    decided = runner.decide(pack, requests)
+    requests, asked = runner.requests([r.query for r in rows]), _asked(runner, rows, contender)
+    decided = _decided(runner, contender, asked)
     plain = runner.answers(requests, [Decided(0.0, {})] * len(rows), max_tokens, what="unsteered answers")
-    steered = runner.answers(requests, decided, max_tokens, _scope(pack), "steered answers")
+    steered = runner.answers(asked, decided, max_tokens, _scope(contender), "steered answers")
     return decided, steered, plain
 
 
@@ -226,8 +280,23 @@ def _samples(
     ]
 
 
-def _scope(pack: Pack | None) -> Scope:
-    return "all" if pack is None else pack.manifest.steer.scope
+def _asked(
+    runner: Runner, rows: Sequence[Row], contender: Contender | None, answers: Sequence[Sequence[str]] = ()
+) -> list[Request]:
+    """The rows' queries as a contender asks them."""
+    queries = [r.query for r in rows]
+    if isinstance(contender, SystemPrompt):
+        queries = [contender.around(q, runner.model) for q in queries]
+    return runner.requests(queries, answers)
+
+
+def _decided(runner: Runner, contender: Contender | None, requests: Sequence[Request]) -> list[Decided]:
+    """A system prompt decides nothing: it is there for every query."""
+    return runner.decide(contender if isinstance(contender, Pack) else None, requests)
+
+
+def _scope(contender: Contender | None) -> Scope:
+    return contender.manifest.steer.scope if isinstance(contender, Pack) else "all"
 
 
 def _last_number(text: str) -> float | None:

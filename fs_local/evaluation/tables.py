@@ -58,6 +58,37 @@ def evaluation_tables(found: dict[str, Any]) -> Iterator[Table]:
         yield table
 
 
+def fitted_table(found: dict[str, Any]) -> Table:
+    """What a protocol's methods were fitted on, and what they chose."""
+    title = f"fitted by code {found['code']} in {found['seconds']:.0f} seconds, measuring included; {found['machine']}"
+    table = Table(title=title, title_justify="left")
+    for column in (
+        "name",
+        "method",
+        "IR",
+        "pairs",
+        "general",
+        "trials",
+        "gate",
+        "after blocks",
+        "λ",
+        "scope",
+        "error / constant",
+    ):
+        table.add_column(column)
+    for f in found["fitted"]:
+        if "system" in f:
+            table.add_row(escape(f["name"]), f"system prompt: {escape(f['system'])}")
+            continue
+        errors = "" if f["validation_error"] is None else f"{f['validation_error'] / f['constant_error']:.3f}"
+        counts = (str(f[k]) for k in ("ir", "pairs", "general", "trials"))
+        layers = ", ".join(map(str, f["layers"]))
+        table.add_row(
+            escape(f["name"]), f["method"], *counts, f["gate"], layers, f"{f['strength']:g}", f["scope"], errors
+        )
+    return table
+
+
 def _by_file(results: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
     files: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for r in results:

@@ -143,7 +143,12 @@ def _fitted(
         fitted_by=f"fs-local {__version__}",
         model=model,
         gate=when.settings,
-        steer=SteerSettings(layers=list(how.layers), strength=how.strength, scope=options.scope),
+        steer=SteerSettings(
+            layers=list(how.layers),
+            reads=None if how.reads == how.layers[:1] else list(how.reads),
+            strength=how.strength,
+            scope=options.scope,
+        ),
         experts=about(how, pairs),
         data={name: DataDigest(rows=f.rows, sha256=f.sha256) for name, f in files.items()},
         figures=Figures(

@@ -46,6 +46,7 @@ import numpy as np
 
 from fs_local.errors import DataError, FitError
 from fs_local.examples import DataFile
+from fs_local.fitting.methods import TAKE_QUERIES
 from fs_local.fitting.options import FitOptions, Shape
 from fs_local.fitting.states import PairStates, Place, QueryStates
 from fs_local.fitting.vllm_states import is_index, read_index
@@ -110,7 +111,7 @@ class GivenStates:
             FitError: others were asked for.
         """
         have = sorted(self.pairs.differences.keys() - {0})
-        if options.method == "alphasteer":  # it maps the queries' states at the block that it steers
+        if options.method in TAKE_QUERIES:  # these take the queries' states at the block that they steer
             have = [layer for layer in have if layer in self.queries.layers]
         if options.layers is not None:
             return [tuple(self._held(have, layer, "pairs'") for layer in options.layers)]

@@ -14,11 +14,11 @@ from fs_local.evaluation.runner import Runner
 from fs_local.examples import Pair
 from fs_local.fitting.given import GivenStates
 from fs_local.fitting.held_out import Parts, parts_of
-from fs_local.fitting.methods import fit_experts
+from fs_local.fitting.methods import TAKE_QUERIES, Made, Rowed, fit_experts
 from fs_local.fitting.options import Examples, FitOptions, Progress
 from fs_local.fitting.queries import GateQueries
-from fs_local.fitting.states import PairStates, QueryStates, pair_states, query_states, steer_layers
-from fs_local.fitting.trials import TRIAL_PAIRS, Trials, effect_of, worth
+from fs_local.fitting.states import QueryStates, pair_states, query_states, steer_layers
+from fs_local.fitting.trials import TRIAL_PAIRS, Trials, answered_as_wanted, effect_of, worth
 from fs_local.fitting.twins import groups_of
 from fs_local.method.experts import MixtureOfSteeringExperts, squared_error
 from fs_local.method.folded import F32, Experts, constant_experts
@@ -31,6 +31,7 @@ UNTRIED_STRENGTH = 1.0
 STRENGTHS = (0.5, 1.0, 2.0, 4.0)
 BETWEEN = (0.75, 1.5)
 """Times the best of these strengths: tried at its layers afterwards."""
+ONE_MORE = 1.25
 RESIDUAL_RANKS = (8, 0)
 FINALISTS = (4, 2)
 """Settings that are tried again, on more pairs each time: the best of many on few pairs is often a lucky one."""
@@ -42,7 +43,7 @@ class How:
     """The chosen experts, with where and how strongly they steer, and what was tried.
 
     Attributes:
-        mixture: FineSteer's estimator; None for the other methods.
+        reads: blocks whose states the experts take. mixture: FineSteer's estimator; None for the other methods.
         differences: δ of the pairs that were fitted on at the steered layers, (n, layers × d). train: their rows among the pairs.
         error, constant_error: `mean ‖v(h) − δ‖²` of the experts and of their constant mean vector, on pairs that report; None for the
             other methods.
@@ -54,6 +55,7 @@ class How:
     layers: tuple[int, ...]
     strength: float
     experts: Experts
+    reads: tuple[int, ...]
     mixture: MixtureOfSteeringExperts | None
     train: Numbers
     differences: Rows
@@ -78,7 +80,7 @@ def choose_how(
     """Searches layers and strengths, and for FineSteer the residual; what was tried before is found in the runner's store.
 
     Args:
-        queries: what AlphaSteer's map is fitted on.
+        queries: what the experts of some methods are fitted on too (`TAKE_QUERIES`).
     """
     model, pairs = runner.model, examples.pairs
     layers = steer_layers(model, options) if given is None else given.steer_layers(options)
@@ -87,11 +89,11 @@ def choose_how(
         states = pair_states(model, pairs, captured, report, captures)
     else:
         states = replace(given.pairs, groups=groups_of([p.query.text for p in pairs]))
-    maps: QueryStates | None = None
-    if options.method == "alphasteer":
-        at = layers[0][0]
-        maps = given.queries if given else query_states(model, queries, options, at, report, captures)
-    return _Search(runner, pairs, options, states, maps, report).run(layers)
+    of_queries: QueryStates | None = None
+    if options.method in TAKE_QUERIES:
+        of_queries = given.queries if given else query_states(model, queries, options, layers[0][0], report, captures)
+    as_wanted = answered_as_wanted(runner, pairs) if options.method == "adasteer" else None
+    return _Search(runner, pairs, options, Rowed(states, of_queries, as_wanted), report).run(layers)
 
 
 def how_untried(given: GivenStates, options: FitOptions, layers: tuple[int, ...]) -> How:
@@ -99,12 +101,11 @@ def how_untried(given: GivenStates, options: FitOptions, layers: tuple[int, ...]
     rank = RESIDUAL_RANKS[0] if options.residual_rank is None else options.residual_rank
     strength = UNTRIED_STRENGTH if options.strength is None else options.strength
     parts = parts_of(given.pairs.groups, options.seed)
-    return _how(given.pairs, given.queries, options, parts, layers, rank, strength)
+    return _how(Rowed(given.pairs, given.queries), options, parts, layers, rank, strength)
 
 
 def _how(
-    states: PairStates,
-    maps: QueryStates | None,
+    states: Rowed,
     options: FitOptions,
     parts: Parts,
     layers: tuple[int, ...],
@@ -112,17 +113,17 @@ def _how(
     strength: float,
 ) -> How:
     """A setting, fitted on all pairs but those that report."""
-    ir_rows = slice(None) if maps is None else maps.unlike(states, parts.report)
-    experts, mixture = fit_experts(states, maps, options, layers, rank, parts.fit, ir_rows)
-    differences, queries = states.differences_at(layers), Rows.of(states.queries[layers[0]])
-    if mixture is None:
-        return How(layers, strength, experts, None, parts.fit, differences[parts.fit])
-    train = parts.fit[mixture.train_]
+    made = fit_experts(states, options, layers, rank, parts.fit, parts.report)
+    differences = states.pairs.differences_at(layers)
+    if options.method not in ("finesteer", "ridge"):
+        return How(layers, strength, made.experts, made.reads, None, parts.fit, differences[parts.fit])
+    train = parts.fit if made.mixture is None else parts.fit[made.mixture.train_]
+    queries = Rows.of(states.pairs.read(made.reads, parts.report))
     constant = constant_experts(mean(differences[train]).astype(np.float32), queries.width)
-    error, constant_error = (
-        squared_error(e, queries[parts.report], differences[parts.report]) for e in (experts, constant)
+    error, constant_error = (squared_error(e, queries, differences[parts.report]) for e in (made.experts, constant))
+    return How(
+        layers, strength, made.experts, made.reads, made.mixture, train, differences[train], error, constant_error
     )
-    return How(layers, strength, experts, mixture, train, differences[train], error, constant_error)
 
 
 class _Search:
@@ -133,17 +134,13 @@ class _Search:
         runner: Runner,
         pairs: Sequence[Pair],
         options: FitOptions,
-        states: PairStates,
-        maps: QueryStates | None,
+        states: Rowed,
         report: Progress,
     ) -> None:
         self._runner, self._pairs, self._options, self._states, self._report = runner, pairs, options, states, report
-        self._maps = maps
-        self._parts = parts = parts_of(states.groups, options.seed)
-        ir_rows = slice(None) if maps is None else maps.unlike(states, np.concatenate([parts.choose, parts.report]))
-        self._fitted = cache(
-            lambda layers, rank: fit_experts(states, maps, options, layers, rank, parts.train, ir_rows)
-        )
+        self._parts = parts = parts_of(states.pairs.groups, options.seed)
+        unseen = np.concatenate([parts.choose, parts.report])
+        self._fitted = cache(lambda layers, rank: fit_experts(states, options, layers, rank, parts.train, unseen))
         self._trials = cache(lambda n: self._trials_on(parts.choose[:n]))
         most = len(parts.choose)
         self._rungs = sorted({min(n, most) for n in TRIAL_PAIRS})
@@ -156,7 +153,11 @@ class _Search:
         o, few = self._options, self._rungs[0]
         ranks = RESIDUAL_RANKS if o.residual_rank is None else (o.residual_rank,)
         ranks = ranks if o.method == "finesteer" else ranks[:1]
-        strengths, between = (STRENGTHS, BETWEEN) if o.strength is None else ((o.strength,), ())
+        # as many trials for each method: those without a residual try a strength more
+        strengths = STRENGTHS if o.strength is None else (o.strength,)
+        between: tuple[float, ...] = (
+            () if o.strength is not None else BETWEEN if len(ranks) > 1 else (*BETWEEN, ONE_MORE)
+        )
         self._total = len(layers) * len(strengths) + len(between) + len(ranks) - 1 + sum(self._kept)
         found: list[tuple[Trial, int]] = []
         for together in layers:
@@ -178,7 +179,7 @@ class _Search:
                 found = [(self._try(tuple(t.layers), t.strength, rank, n), rank) for t, rank in found]
         self._report("search", self._total, self._total)
         chosen, rank = _best(found)
-        how = _how(self._states, self._maps, o, self._parts, tuple(chosen.layers), rank, chosen.strength)
+        how = _how(self._states, o, self._parts, tuple(chosen.layers), rank, chosen.strength)
         held_out, unsteered = self._held_out(how)
         trials = self._trials(chosen.pairs)
         return replace(
@@ -191,7 +192,7 @@ class _Search:
         )
 
     def _try(self, layers: tuple[int, ...], strength: float, rank: int, n: int) -> Trial:
-        trial = self._tried(self._trials(n), self._parts.choose[:n], layers, strength, *self._fitted(layers, rank))
+        trial = self._tried(self._trials(n), self._parts.choose[:n], layers, strength, self._fitted(layers, rank))
         self._found.append(trial)
         self._report("search", len(self._found), self._total)
         return trial
@@ -200,7 +201,8 @@ class _Search:
         """What was chosen, as it is shipped, on pairs that had no part in it; and no steering on these."""
         rows = self._parts.report[: TRIAL_PAIRS[-1]]
         trials = self._trials_on(rows)
-        return self._tried(trials, rows, how.layers, how.strength, how.experts, how.mixture), trials.unsteered
+        made = Made(how.experts, how.reads, how.mixture)
+        return self._tried(trials, rows, how.layers, how.strength, made), trials.unsteered
 
     def _tried(
         self,
@@ -208,12 +210,10 @@ class _Search:
         rows: Numbers,
         layers: tuple[int, ...],
         strength: float,
-        experts: Experts,
-        mixture: MixtureOfSteeringExperts | None,
+        made: Made,
     ) -> Trial:
-        k, residual = len(experts.prototypes), len(experts.residual) if mixture else 0
-        vectors = experts.vector(self._states.queries[layers[0]][rows])
-        return trials(layers, strength, vectors, k, residual)
+        k, residual = len(made.experts.prototypes), len(made.experts.residual) if made.mixture else 0
+        return trials(layers, strength, made.vectors(self._states.pairs, rows), k, residual)
 
     def _trials_on(self, rows: Numbers) -> Trials:
         some = [self._pairs[i] for i in rows]
@@ -228,7 +228,10 @@ def _best(found: Sequence[tuple[Trial, int]]) -> tuple[Trial, int]:
 def about(how: How, pairs: Sequence[Pair]) -> list[ExpertAbout]:
     """What each expert is about: its training pairs nearest to its prototype; no texts where `pairs` is empty."""
     if how.mixture is None:
-        return [ExpertAbout(pairs=len(how.train), queries=[])]
+        nothing = [ExpertAbout(pairs=0, queries=[])] * (
+            len(how.experts.prototypes) - 1
+        )  # DSAS has one that adds nothing
+        return [ExpertAbout(pairs=len(how.train), queries=[]), *nothing]
     prototypes = how.experts.prototypes
 
     def along(chunk: F32) -> F32:

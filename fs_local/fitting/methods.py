@@ -2,46 +2,133 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
+from fs_local.errors import FitError
 from fs_local.fitting.options import FitOptions
-from fs_local.fitting.states import PairStates, Place, QueryStates
+from fs_local.fitting.states import PairStates, QueryStates
 from fs_local.method.experts import MixtureOfSteeringExperts
 from fs_local.method.folded import F32, Experts, constant_experts
-from fs_local.method.rivals import MeanDifference, NullSpaceMap, PrincipalDirection
+from fs_local.method.rivals import (
+    AdaptiveSteering,
+    LogisticStrength,
+    MeanDifference,
+    NullSpaceMaps,
+    PrincipalDirection,
+    RandomDirection,
+    RidgeMap,
+)
 from fs_local.method.splits import Numbers
+
+TAKE_QUERIES = ("alphasteer", "adasteer", "dsas")
+"""Methods whose experts are fitted on states of IR and general queries too."""
+Layers = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Rowed:
+    """What experts are fitted on, in rows.
+
+    Attributes:
+        pairs: states of the pairs.
+        queries: of the queries, for methods of `TAKE_QUERIES`; else None.
+        as_wanted: whether the unsteered model answers a pair as it should already, (M,), for AdaSteer; else None.
+    """
+
+    pairs: PairStates
+    queries: QueryStates | None = None
+    as_wanted: NDArray[np.bool_] | None = None
+
+
+@dataclass(frozen=True)
+class Made:
+    """Experts, the blocks whose states they take, and FineSteer's estimator for its own."""
+
+    experts: Experts
+    reads: Layers
+    mixture: MixtureOfSteeringExperts | None = None
+
+    def vectors(self, pairs: PairStates, rows: Numbers) -> F32:
+        """v of some pairs, (rows, layers × d)."""
+        return self.experts.vector(pairs.read(self.reads, rows))
 
 
 def fit_experts(
-    states: PairStates,
-    maps: QueryStates | None,
-    options: FitOptions,
-    layers: Sequence[int],
-    rank: int,
-    rows: Numbers,
-    ir_rows: Numbers | slice = slice(None),
-) -> tuple[Experts, MixtureOfSteeringExperts | None]:
-    """The method's experts at some layers together, and FineSteer's estimator.
+    states: Rowed, options: FitOptions, layers: Layers, rank: int, rows: Numbers, without: Numbers | None = None
+) -> Made:
+    """The method's experts at some layers together.
 
     Args:
+        rank: of FineSteer's residual.
         rows: of the pairs, to fit on.
-        maps: what AlphaSteer is fitted on, of its IR queries `ir_rows`; its one map takes the first layer's states.
+        without: rows of pairs whose queries and their near twins are not to be among the IR queries.
+
+    Raises:
+        FitError: what the method can't be fitted on.
     """
+    pairs, d = states.pairs, next(iter(states.pairs.queries.values())).shape[1]
     if options.method == "finesteer":
         mixture = MixtureOfSteeringExperts(options.n_experts, rank, seed=options.seed)
-        mixture.fit(states.queries[layers[0]][rows], states.differences_at(layers)[rows], states.groups[rows])
-        return mixture.experts_, mixture
-    direction = _direction(options, states, layers, rows)
-    if options.method == "alphasteer" and maps is not None:
-        place: Place = (layers[0], "last")
-        ir, general = maps.ir[place][ir_rows], maps.general[place]
-        return NullSpaceMap().fit(ir, general, direction).experts_, None
-    return constant_experts(direction, states.queries[layers[0]].shape[1]), None
+        mixture.fit(pairs.read(layers[:1], rows), pairs.differences_at(layers)[rows], pairs.groups[rows])
+        return Made(mixture.experts_, layers[:1], mixture)
+    if options.method == "ridge":
+        fitted = RidgeMap().fit(pairs.read(layers[:1], rows), pairs.differences_at(layers)[rows])
+        return Made(fitted.experts_, layers[:1])
+    if options.method == "adasteer":
+        return Made(_adaptive(states, layers, rows), layers[:1])
+    directions = {layer: _direction(options, pairs, layer, rows) for layer in layers}
+    together = np.concatenate(list(directions.values()))
+    if states.queries is None or options.method not in TAKE_QUERIES:
+        return Made(constant_experts(together, d), layers[:1])
+    queries = states.queries
+    kept = slice(None) if without is None else queries.unlike(pairs, without)
+    if options.method == "dsas":
+        ir, general = queries.ir[layers[0], "last"][kept], queries.general[layers[0], "last"]
+        return Made(LogisticStrength(seed=options.seed).fit(ir, general, together).experts_, layers[:1])
+    maps = NullSpaceMaps().fit(
+        {layer: queries.ir[layer, "last"][kept] for layer in layers},
+        {layer: queries.general[layer, "last"] for layer in layers},
+        # all blocks add up: so a strength means as much as at one block
+        {layer: direction / np.float32(len(layers)) for layer, direction in directions.items()},
+    )
+    return Made(maps.experts_, layers)
 
 
-def _direction(options: FitOptions, states: PairStates, layers: Sequence[int], rows: Numbers) -> F32:
-    """One vector for every query, (layers × d,). CAST's behaviour vector is RepE's."""
-    method = MeanDifference if options.method in ("caa", "alphasteer") else PrincipalDirection
-    return np.concatenate([method().fit(states.differences[layer][rows]).experts_.prototypes[0] for layer in layers])
+def _direction(options: FitOptions, pairs: PairStates, layer: int, rows: Numbers) -> F32:
+    """One vector for every query, (d,). CAST's behaviour vector is RepE's; AlphaSteer's and DSAS's are CAA's."""
+    method: RandomDirection | PrincipalDirection | MeanDifference
+    if options.method == "random":
+        method = RandomDirection(options.seed + layer)
+    else:
+        method = PrincipalDirection() if options.method in ("repe", "cast") else MeanDifference()
+    vector: F32 = method.fit(pairs.differences[layer][rows]).experts_.prototypes[0]
+    return vector
+
+
+def _adaptive(states: Rowed, layers: Layers, rows: Numbers) -> Experts:
+    """AdaSteer's: the laws at the first block set the strengths of each block's directions."""
+    assert states.queries is not None
+    wanted = None if states.as_wanted is None else states.as_wanted[rows]
+    if wanted is None or wanted.all() or not wanted.any():
+        n = 0 if wanted is None else int(wanted.sum())
+        raise FitError(
+            f"AdaSteer needs pairs that the unsteered model answers as preferred, and others; of {len(rows)}, it does so for {n}"
+        )
+    made = [
+        AdaptiveSteering()
+        .fit(
+            states.pairs.read((layer,), rows[wanted]),
+            states.pairs.read((layer,), rows[~wanted]),
+            states.queries.general[layer, "last"],
+        )
+        .experts_
+        for layer in layers
+    ]
+    return replace(
+        made[0],
+        prototypes=np.concatenate([e.prototypes for e in made], axis=1),
+        residual=(np.concatenate([e.residual for e in made], axis=1) / len(layers)).astype(np.float32),
+    )

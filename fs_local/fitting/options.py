@@ -15,14 +15,15 @@ from fs_local.method.experts import VALIDATION
 from fs_local.method.gates import MIN_QUERIES
 from fs_local.method.logistic import check_budget
 from fs_local.method.splits import alone, split
-from fs_local.pack.manifest import MAX_STRENGTH, ModelIdentity, Scope
+from fs_local.pack.manifest import MAX_STRENGTH, FitMethod, ModelIdentity, Scope
 from fs_local.runtime.model import Model
 
 Progress = Callable[[str, int, int], None]
 """Called with (what is being done, done, total)."""
 Shape = Model | ModelIdentity
 """What a model is, loaded or not."""
-FitMethod = Literal["finesteer", "caa", "repe", "cast", "alphasteer"]
+WITH_GATES: tuple[FitMethod, ...] = ("finesteer", "ridge", "caa", "repe", "random")
+"""Methods that may have one of FineSteer's gates; the rest have ways of their own of choosing queries."""
 MIN_PAIRS = 8
 FitGate = Literal["quantile", "logistic", "soft", "open"]
 _FEWEST_PAIRS = 48
@@ -66,11 +67,13 @@ class FitOptions:
 
     Attributes:
         name: of the pack.
-        method: FineSteer, or one of the methods it is measured against (`fs_local.method.rivals`).
+        method: FineSteer, or one of the methods it is measured against (`fs_local.method.rivals`); `ridge` is FineSteer with a ridge map in
+            place of the mixture.
         layers: steered blocks, ascending. gate_layer: block whose states the gate takes.
-        gate: kind of gate; by default logistic where there are general queries, else quantile (one-class). `open` steers every query.
+        gate: kind of gate; by default logistic where there are general queries, else quantile (one-class). `open` steers every query,
+            which is the default of rivals that have no gate.
         strength: λ.
-        scope: `all` positions, or `generation` alone.
+        scope: `all` positions, the `prompt` alone, or `generation` alone.
         n_experts: least and most K.
         residual_rank: directions of the residual; 0 for none.
         tail: ε. budget: share of each kind of general query that may open a supervised gate.
@@ -140,9 +143,9 @@ def check(model: Shape, options: FitOptions, *, pairs: int, ir: int, general: in
             raise FitError("block 0 can't have a control vector in llama.cpp; choose a layer from 1 on")
         if options.layers[-1] == model.n_layer - 1:
             raise FitError(f"nothing comes after block {options.layers[-1]}, the last; choose a layer before it")
-    if options.method in ("cast", "alphasteer") and not (general or options.background):
+    if options.method in ("cast", "alphasteer", "adasteer", "dsas") and not (general or options.background):
         raise FitError(f"{options.method} needs general queries too; give --general")
-    if options.method != "finesteer" and options.gate is not None:
+    if options.method not in WITH_GATES and options.gate is not None:
         raise FitError(f"{options.method} has its own way of choosing queries; leave out --gate")
 
 
@@ -155,7 +158,12 @@ def check_queries(model: Shape, options: FitOptions, *, ir: int, general: int) -
         _check_layer(model, "--gate-layer", options.gate_layer)
     if options.gate == "logistic" and not (general or options.background):
         raise FitError("a logistic gate needs general queries too; give --general, or leave out --no-background")
-    if general and not options.background and options.method == "finesteer" and options.gate in (None, "logistic"):
+    if (
+        general
+        and not options.background
+        and options.method in ("finesteer", "ridge")
+        and options.gate in (None, "logistic")
+    ):
         check_budget(general, options.budget)
 
 

@@ -36,8 +36,19 @@ def steer_layers(model: Shape, options: FitOptions) -> list[tuple[int, ...]]:
     """Layers that may be steered, each time together."""
     if options.layers is not None:
         return [options.layers]
-    at = [_blocks(model.n_layer, depths) for depths in STEER_DEPTHS[: max(1, round(options.share * len(STEER_DEPTHS)))]]
+    share = max(1, round(options.share * len(STEER_DEPTHS)))
+    if options.method in ("alphasteer", "adasteer"):
+        return _rows_of_blocks(model.n_layer)[-share:]
+    at = [_blocks(model.n_layer, depths) for depths in STEER_DEPTHS[:share]]
     return sorted(set(at), key=lambda layers: (len(layers), layers))
+
+
+def _rows_of_blocks(n_layer: int) -> list[tuple[int, ...]]:
+    """As many candidates as for the others, for methods whose own code steers many neighbouring blocks: AlphaSteer's 11 to 15, from a sixth
+    to two thirds of the depth."""
+    spans = [_blocks(n_layer, (low, high)) for low, high in ((1 / 6, 2 / 3), (0.25, 0.5), (0.33, 0.47))]
+    rows = {tuple(range(span[0], span[-1] + 1)) for span in spans}
+    return sorted(rows | {_blocks(n_layer, (0.4,))}, key=lambda layers: (len(layers), layers))
 
 
 def gate_layers(n_layer: int, options: FitOptions, steered: int, supervised: bool) -> list[tuple[int, ...]]:
@@ -71,6 +82,10 @@ class PairStates:
     differences: dict[int, Rows]
     groups: NDArray[np.intp]
     keys: Sequence[object]
+
+    def read(self, layers: Sequence[int], rows: NDArray[np.intp]) -> F32:
+        """States of some pairs' queries at several layers side by side, (rows, layers × d)."""
+        return np.concatenate([self.queries[layer][rows] for layer in layers], axis=1)
 
     def differences_at(self, layers: Sequence[int]) -> Rows:
         """δ at several layers side by side, (M, layers × d)."""

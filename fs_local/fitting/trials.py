@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
+from numpy.typing import NDArray
 
-from fs_local.capture import Request
+from fs_local.capture import Request, query_request
 from fs_local.evaluation.fluency import repeated_share
 from fs_local.evaluation.runner import Answer, Decided, Runner
 from fs_local.evaluation.suites import mc2
@@ -23,6 +24,7 @@ TRIAL_PAIRS = (8, 24, 64)
 """Pairs that all settings are tried on, the best of them, and the best of these."""
 ANSWER_TOKENS = 24
 _REFUSING_SHARE = 0.9
+_AS_WANTED = 0.5
 
 
 def effect_of(pairs: Sequence[Pair]) -> EffectKind:
@@ -40,7 +42,7 @@ class Trials:
     model is at most `PERPLEXITY_BUDGET` times theirs.
 
     Attributes:
-        kind: of the effect. unsteered: the effect without steering.
+        kind: of the effect. unsteered: the effect without steering; unsteered_rows: of each pair.
     """
 
     def __init__(
@@ -52,7 +54,8 @@ class Trials:
         self.kind = kind
         closed = [Decided(0.0, {})] * len(pairs)
         self._plain = self._answers(closed)
-        self.unsteered = self._effect(closed, self._plain)
+        self.unsteered_rows = self._effects(closed, self._plain)
+        self.unsteered = float(np.mean(self.unsteered_rows))
 
     def __call__(self, layers: Sequence[int], strength: float, vectors: F32, experts: int, residual: int) -> Trial:
         """Tries λ after some blocks with each pair's own steering vector, (pairs, layers × d)."""
@@ -68,7 +71,7 @@ class Trials:
             strength=strength,
             experts=experts,
             residual=residual,
-            effect=self._effect(decided, steered),
+            effect=float(np.mean(self._effects(decided, steered))),
             repeated=repeated,
             perplexity_ratio=ratio,
             within_budget=repeated <= plain_repeated + REPEATED_BUDGET and ratio <= PERPLEXITY_BUDGET,
@@ -77,15 +80,22 @@ class Trials:
     def _answers(self, decided: Sequence[Decided]) -> list[Answer]:
         return self._runner.answers(self._prompts, decided, ANSWER_TOKENS, self._scope)
 
-    def _effect(self, decided: Sequence[Decided], answers: Sequence[Answer]) -> float:
+    def _effects(self, decided: Sequence[Decided], answers: Sequence[Answer]) -> list[float]:
+        """One a pair."""
         if self.kind == "refusal":
-            return float(np.mean([is_refusal(a.text) for a in answers]))
+            return [float(is_refusal(a.text)) for a in answers]
         scores = self._runner.scores(self._requests, decided, self._scope)
         shares = []
         for pair, found in zip(self._pairs, scores, strict=True):
             preferred = [True] * len(pair.preferred) + [False] * len(pair.undesired)
             shares.append(mc2([sum(a) for a in found], preferred))
-        return float(np.mean(shares))
+        return shares
+
+
+def answered_as_wanted(runner: Runner, pairs: Sequence[Pair]) -> NDArray[np.bool_]:
+    """Whether the unsteered model answers each pair as preferred already, (n,): refuses, or finds the preferred answers the more probable."""
+    requests = [query_request(runner.model, p.query, p.preferred + p.undesired) for p in pairs]
+    return np.array(Trials(runner, effect_of(pairs), pairs, requests, "all").unsteered_rows) > _AS_WANTED
 
 
 def worth(trial: Trial) -> tuple[bool, float, float]:

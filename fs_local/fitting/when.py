@@ -83,7 +83,9 @@ class When:
 
 def needs_no_states(options: FitOptions) -> bool:
     """Whether the method steers every query, or was told to."""
-    return options.method in ("caa", "repe", "alphasteer") or options.gate == "open"
+    if options.gate is None:
+        return options.method not in ("finesteer", "ridge", "cast")
+    return options.gate == "open"
 
 
 def always(width: int, steered: int) -> When:

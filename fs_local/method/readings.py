@@ -95,7 +95,8 @@ class QueryReader:
         return (self._sums[block, reading] / (span.stop - span.start)).astype(np.float32)
 
     def gate_state(self, blocks: Sequence[int], readings: Sequence[Reading]) -> F32:
-        """What a gate takes, float32, (blocks × readings × d,): the readings of its first block, then those of the next."""
+        """What a gate takes, and what experts do, float32, (blocks × readings × d,): the readings of the first block, then those of the
+        next."""
         return np.concatenate([self.state(block, reading) for block in blocks for reading in readings])
 
 

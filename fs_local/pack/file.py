@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from fs_local.errors import PackError
 from fs_local.method.folded import F32, Experts, Gate
+from fs_local.method.readings import Reading
 from fs_local.pack.archive import read_members, read_npz, replace_file, sealed_archive, write_npz
 from fs_local.pack.engine import Engine, EngineName, NumpyEngine, OnnxEngine
 from fs_local.pack.graph import ARRAYS_MEMBER, GRAPH_MEMBER, build_graph, checked_graph, graph_arrays
@@ -175,15 +176,13 @@ def _assemble(manifest: Manifest, arrays: dict[str, F32]) -> tuple[Gate, Experts
             raise PackError(f"its array {name!r} has shape {array.shape}, which does not fit a model of width {d}")
         return array
 
-    for layers in (manifest.gate.layers, manifest.steer.layers):
+    reads = manifest.steer.read_layers
+    for layers in (manifest.gate.layers, manifest.steer.layers, reads):
         if layers[-1] >= manifest.model.n_layer or any(a >= b for a, b in pairwise(layers)):
             raise PackError("its layers are out of the model's range, or do not ascend")
-    readings = manifest.gate.readings
-    if len(set(readings)) < len(readings):
-        raise PackError("its gate has a reading twice")
-    if manifest.gate.layers[-1] == manifest.model.n_layer - 1 and readings != ["last"]:
-        raise PackError("its gate reads tokens before the last after the last block, where there are none")
-    at_gate, added = d * len(manifest.gate.layers) * len(readings), d * len(manifest.steer.layers)
+    at_gate = d * _places("gate", manifest.gate.layers, manifest.gate.readings, manifest.model.n_layer)
+    at_experts = d * _places("steering", reads, manifest.steer.readings, manifest.model.n_layer)
+    added = d * len(manifest.steer.layers)
     empty = np.empty(0, dtype=np.float32)
     knots = take("gate_knots", None) if kind == "quantile" else empty
     if kind == "quantile" and (len(knots) < 2 or (np.diff(knots) < 0).any()):
@@ -203,11 +202,11 @@ def _assemble(manifest: Manifest, arrays: dict[str, F32]) -> tuple[Gate, Experts
     prototypes = take("experts_prototypes", None, added)
     k = len(prototypes)
     residual = take("experts_residual", None, added)
-    hidden = take("experts_hidden", None, d)
+    hidden = take("experts_hidden", None, at_experts)
     experts = Experts(
         prototypes=prototypes,
-        center=take("experts_center", d),
-        routing=take("experts_routing", k, d),
+        center=take("experts_center", at_experts),
+        routing=take("experts_routing", k, at_experts),
         routing_bias=take("experts_routing_bias", k),
         hidden=hidden,
         hidden_bias=take("experts_hidden_bias", len(hidden)),
@@ -220,3 +219,16 @@ def _assemble(manifest: Manifest, arrays: dict[str, F32]) -> tuple[Gate, Experts
     if k == 0 or (len(gate.basis) == 0 and kind in ("quantile", "soft")) or k != len(manifest.experts):
         raise PackError("it has no experts, no gate directions, or not one description an expert")
     return gate, experts
+
+
+def _places(whose: str, layers: list[int], readings: list[Reading], n_layer: int) -> int:
+    """How many states are read.
+
+    Raises:
+        PackError: a reading twice, or one that there is nothing of.
+    """
+    if len(set(readings)) < len(readings):
+        raise PackError(f"its {whose} has a reading twice")
+    if layers[-1] == n_layer - 1 and readings != ["last"]:
+        raise PackError(f"its {whose} reads tokens before the last after the last block, where there are none")
+    return len(layers) * len(readings)

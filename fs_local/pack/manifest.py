@@ -2,27 +2,39 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from fs_local.method.readings import Reading
 
-FORMAT_VERSION: Literal[4] = 4
-READ_VERSIONS = (3, 4)
-"""Version 3 had no readings: its gates take the last token's state."""
+FORMAT_VERSION: Literal[5] = 5
+READ_VERSIONS = (3, 4, 5)
+"""Version 3 had no readings: its gates take the last token's state. The experts of version 4 take it after the first steered block."""
 MAX_STRENGTH = 100
 
 Layer = Annotated[int, Field(ge=0, lt=1024)]
 Layers = Annotated[list[Layer], Field(min_length=1, max_length=1024)]
 """Ascending."""
 Share = Annotated[float, Field(ge=0, le=1)]
-Method = Literal["finesteer", "caa", "repe", "cast", "alphasteer", "vector"]
+Method = Literal["finesteer", "caa", "repe", "cast", "alphasteer", "adasteer", "dsas", "ridge", "random", "vector"]
 """`vector`: a control vector that another tool made."""
+FitMethod = Literal["finesteer", "caa", "repe", "cast", "alphasteer", "adasteer", "dsas", "ridge", "random"]
+METHODS: tuple[FitMethod, ...] = get_args(FitMethod)
+"""What a fit can make."""
 EffectKind = Literal["refusal", "mc2"]
-Scope = Literal["all", "turn", "generation"]
+Scope = Literal["all", "turn", "prompt", "generation"]
 """`all`: every position, prompt and generation. `turn`: from the current turn on: what comes before its user message stays unsteered.
-`generation`: from the last prompt token on, which predicts the first generated one."""
+`prompt`: the prompt, and nothing that is generated. `generation`: from the last prompt token on, which predicts the first generated one."""
+
+
+SCOPES: dict[Scope, str] = {
+    "all": "prompt and generation",
+    "turn": "the current turn and generation",
+    "prompt": "the prompt alone",
+    "generation": "generation alone",
+}
+"""In words."""
 
 
 class _Strict(BaseModel):
@@ -52,11 +64,21 @@ class GateSettings(_Strict):
 
 
 class SteerSettings(_Strict):
-    """Where and how strongly a pack steers: after each of `layers`, by `strength` (λ) × opening × v."""
+    """Where and how strongly a pack steers: after each of `layers`, by `strength` (λ) × opening × v.
+
+    v comes from the query's readings after each of `reads`; None: after the first of `layers`.
+    """
 
     layers: Layers
+    reads: Layers | None = None
+    readings: Annotated[list[Reading], Field(min_length=1, max_length=4)] = ["last"]
     strength: Annotated[float, Field(ge=-MAX_STRENGTH, le=MAX_STRENGTH)]
     scope: Scope
+
+    @property
+    def read_layers(self) -> list[int]:
+        """The blocks whose states the experts take."""
+        return self.layers[:1] if self.reads is None else self.reads
 
 
 class DataDigest(_Strict):
@@ -177,7 +199,7 @@ class Manifest(_Strict):
     """`manifest.json` of a pack."""
 
     format: Literal["fspack"] = "fspack"
-    version: Literal[3, 4] = FORMAT_VERSION
+    version: Literal[3, 4, 5] = FORMAT_VERSION
     method: Method = "finesteer"
     name: Annotated[str, Field(min_length=1, max_length=200)]
     fitted_by: str

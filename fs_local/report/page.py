@@ -23,17 +23,17 @@ _View = dict[str, Any]
 
 
 def write_report(
-    path: Path, fitted: _View | None = None, evaluation: _View | None = None, scaling: _View | None = None
+    path: Path, fitted: _View | None = None, evaluations: Sequence[_View] = (), scaling: _View | None = None
 ) -> None:
     """Writes the page, or leaves the old file as it was.
 
     Raises:
         PackError: the folder is missing, can't be written, or has no space.
     """
-    replace_file(path, _render(fitted, evaluation, scaling).encode("utf-8", "replace"))
+    replace_file(path, _render(fitted, evaluations, scaling).encode("utf-8", "replace"))
 
 
-def _render(fitted: _View | None, evaluation: _View | None, scaling: _View | None) -> str:
+def _render(fitted: _View | None, evaluations: Sequence[_View], scaling: _View | None) -> str:
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     for text in (number, percent, plain, blocks, is_finite):
         environment.filters[text.__name__] = text
@@ -41,7 +41,7 @@ def _render(fitted: _View | None, evaluation: _View | None, scaling: _View | Non
     source = importlib.resources.files("fs_local").joinpath("report", "template.html").read_text(encoding="utf-8")
     return environment.from_string(source).render(
         fitted=fitted and {**fitted, **_fit_parts(fitted)},
-        evaluation=evaluation and {**evaluation, **_evaluation_parts(evaluation)},
+        evaluations=[{**e, **_evaluation_parts(e)} for e in evaluations],
         scaling=scaling and {**scaling, **_scaling_parts(scaling)},
     )
 

@@ -191,8 +191,13 @@ def test_exact_match_reads_the_last_number(smollm2: Model, tmp_path: Path) -> No
     path = tmp_path / "sums.jsonl"
     path.write_text('{"query": "What is 2 + 2? Answer with a number.", "answer": "so the answer is 4"}\n')
     found = SUITES["exact-match"](Runner(smollm2), read_suite("exact-match", path), None)
-    assert found.values["identical"] == [1.0]
-    assert found.values["correct"] == found.values["correct_unsteered"]
+    said = _last_number(found.samples[0].steered)
+    assert said is not None
+    assert found.values["correct"] == [float(said == 4)]
+    path.write_text(json.dumps({"query": "What is 2 + 2? Answer with a number.", "answer": str(said)}) + "\n")
+    assert SUITES["exact-match"](Runner(smollm2), read_suite("exact-match", path), None).values["correct"] == [1.0]
+    path.write_text(json.dumps({"query": "What is 2 + 2? Answer with a number.", "answer": str(said + 1)}) + "\n")
+    assert SUITES["exact-match"](Runner(smollm2), read_suite("exact-match", path), None).values["correct"] == [0.0]
     texts = {"5 pens, 3 of them red": 3, "1,234.5": 1234.5, "from 10-12": 12, "it is -7.": -7, "none": None}
     texts |= {"either [5,6]": 6, "a half, .5": 0.5, "it is −3": -3, "0.25 of 1,000,000": 1e6}
     texts |= {"it is...18": 18, "that makes Rs.50": 50, "1,00,000 rupees": 1e5, "of 12345,6": 6}

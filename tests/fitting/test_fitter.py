@@ -12,8 +12,7 @@ import pytest
 from fs_local import DataError, Examples, FitError, FitOptions, FsLocalError, Pack, Steer, SteeredModel, fit
 from fs_local.demo import DATA
 from fs_local.examples import Query, read_queries
-from fs_local.fitting.methods import fit_experts
-from fs_local.fitting.states import PairStates
+from fs_local.fitting.methods import Made, Rowed, fit_experts
 from fs_local.fitting.trials import Trials
 from fs_local.fitting.twins import groups_of
 from fs_local.generation import GenerationOptions
@@ -137,11 +136,9 @@ def test_what_reports_has_neither_fitted_nor_chosen_and_nor_have_its_twins(
     assert len({*groups}) == 12
     fitted, tried = [], []
 
-    def fit_some(
-        states: PairStates, maps: object, options: object, layers: object, rank: object, rows: Any, *rest: Any
-    ) -> Any:
+    def fit_some(states: Rowed, options: Any, layers: Any, rank: Any, rows: Any, without: Any) -> Made:
         fitted.append({int(groups[i]) for i in rows})
-        return fit_experts(states, maps, options, layers, rank, rows, *rest)  # type: ignore[arg-type]
+        return fit_experts(states, options, layers, rank, rows, without)
 
     begin = Trials.__init__
 

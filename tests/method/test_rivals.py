@@ -128,6 +128,8 @@ def test_alphasteer_has_a_map_of_its_own_for_each_block() -> None:
     for block, share in ((4, 0.5), (9, 0.25)):
         alone = NullSpaceMap(share, 2.0).fit(ir[block], general[block], directions[block])
         np.testing.assert_array_equal(found[block], alone.experts_.vector(ir[block]))
+    together = fitted.experts_.vector(np.concatenate([ir[4], ir[9]], axis=1))
+    np.testing.assert_allclose(together, np.concatenate([found[4], found[9]], axis=1), rtol=1e-4, atol=1e-5)
 
 
 def test_a_random_direction_is_as_long_as_the_mean_difference() -> None:

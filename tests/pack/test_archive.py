@@ -100,7 +100,7 @@ def members_of(path: Path) -> dict[str, bytes]:
         (lambda m: {**m, "manifest.json": b"{" * 100_000}, "not JSON"),
         (lambda m: {**m, "manifest.json": b"[1]"}, "manifest is wrong"),
         (
-            lambda m: {**m, "manifest.json": m["manifest.json"].replace(b'"version": 4', b'"version": 7')},
+            lambda m: {**m, "manifest.json": m["manifest.json"].replace(b'"version": 5', b'"version": 7')},
             "version 7.*upgrade",
         ),
         (

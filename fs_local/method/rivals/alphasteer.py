@@ -59,13 +59,14 @@ class NullSpaceMaps(BaseEstimator):  # type: ignore[misc]
     """AlphaSteer as its code has it: a map of its own for each of several blocks, `v_l(h_l) = h_l Δ_l`.
 
     Its configuration (src/utils/const.py) steers 11 to 15 neighbouring blocks from a sixth to two thirds of the depth, with a null-space
-    share of 0.3 to 0.6 for each. A pack decides from the state after one block, so these are a pack a block, used together; every
-    `fs_local` decision is of the unsteered model, where AlphaSteer's later blocks read what its earlier ones have changed.
+    share of 0.3 to 0.6 for each. As experts they take the states after all of these blocks; every `fs_local` decision is of the unsteered
+    model, where AlphaSteer's later blocks read what its earlier ones have changed.
 
     Args:
         null_share: for all blocks, or by block. ridge: ρ.
 
-    Attributes after `fit`: maps_, block -> `NullSpaceMap`, ascending.
+    Attributes after `fit`: maps_, block -> `NullSpaceMap`, ascending; gate_, always open; experts_, of the blocks' states side by side,
+    (n, blocks × d) to (n, blocks × d).
     """
 
     def __init__(self, null_share: float | Mapping[int, float] = 0.6, ridge: float = 10.0) -> None:
@@ -91,6 +92,14 @@ class NullSpaceMaps(BaseEstimator):  # type: ignore[misc]
             block: NullSpaceMap(shares[block], self.ridge).fit(ir[block], general[block], directions[block])
             for block in sorted(ir)
         }
+        d = next(iter(directions.values())).shape[0]
+        inner = np.zeros((len(ir), len(ir) * d))
+        outer = np.zeros_like(inner)
+        for i, (block, fitted) in enumerate(self.maps_.items()):
+            at = slice(i * d, (i + 1) * d)
+            inner[i, at], outer[i, at] = fitted.weights_, directions[block]
+        self.gate_ = open_gate(len(ir) * d)
+        self.experts_ = linear_experts(inner, outer)
         return self
 
     def vectors(self, states: Mapping[int, F32]) -> dict[int, F32]:
