@@ -4,16 +4,28 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_args, get_type_hints
 
 import pytest
 
 import cli
+from converters.cast import Comparator, Comparison
+from converters.onnx_file import Dtype
 from fs_local.chat import Chat
+from fs_local.commands.convert import convert
+from fs_local.commands.evaluate import evaluate
+from fs_local.commands.fit import fit
+from fs_local.commands.generate import generate
 from fs_local.demo import DATA
+from fs_local.evaluation.suites import SUITES
+from fs_local.fitting.options import FitGate
 from fs_local.generation import GenerationOptions
+from fs_local.pack.engine import EngineName
+from fs_local.pack.manifest import FitMethod
 from fs_local.runtime.node_filter import native_address
 from fs_local.steered_model import SteeredModel
 from tests.converters.files import directions, write_control_vector
@@ -324,3 +336,24 @@ def test_the_package_costs_nothing_to_import_and_help_is_quick() -> None:
     script = "import sys, cli; sys.argv = ['fs-local', '--help']\ntry: cli.main()\nexcept SystemExit: pass\nprint([m for m in ('llama_cpp', 'sklearn', 'numpy') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.strip().splitlines()[-1] == "[]"
+
+
+COMMANDS = {"convert": convert, "evaluate": evaluate, "fit": fit, "generate": generate}
+
+
+@pytest.mark.parametrize(
+    ("command", "option", "choices"),
+    [
+        ("fit", "method", get_args(FitMethod)),
+        ("fit", "gate", (*get_args(FitGate), "auto")),
+        ("evaluate", "suite", (*SUITES, "compare")),
+        ("generate", "engine", get_args(EngineName)),
+        ("convert", "dtype", get_args(Dtype)),
+        ("convert", "comparator", get_args(Comparator)),
+        ("convert", "comparison", get_args(Comparison)),
+    ],
+)
+def test_choices_are_the_librarys(command: str, option: str, choices: tuple[str, ...]) -> None:
+    """The command line names them itself, because to import them takes half a second."""
+    found = get_type_hints(COMMANDS[command], include_extras=True)[option]
+    assert set(re.findall(r"'([\w-]+)'", str(get_args(found)[0]))) == set(choices)

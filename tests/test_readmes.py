@@ -196,7 +196,7 @@ def check_options(words: list[str]) -> None:
 def test_commands_within_sentences_exist(readme: Path) -> None:
     text = re.sub(r"^```.*?^```$", "", (ROOT / readme).read_text(encoding="utf-8"), flags=re.M | re.S)
     app: Any = get_command(cli.app)
-    for code in re.findall(r"`fs-local ([^`]*)`", text):
+    for code in re.findall(r"`fs-local ([a-z][^`]*)`", text):
         name, *rest = code.split()
         assert name in app.commands, code
         known = {option for p in app.commands[name].params for option in (*p.opts, *p.secondary_opts)}

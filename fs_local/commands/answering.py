@@ -28,7 +28,6 @@ from fs_local.commands.options import (
     TopP,
 )
 from fs_local.commands.placing import Placing
-from fs_local.commands.values import choice
 
 if TYPE_CHECKING:
     from fs_local.engine import Sampling
@@ -58,7 +57,7 @@ class Loading(Placing):
                 n_ctx=self.ctx,
                 placement=self.placement,
                 n_threads=self.threads,
-                engine=choice("--engine", self.engine, ("numpy", "onnx")),
+                engine=self.engine,
                 providers=self.provider,
                 progress=progress,
             )

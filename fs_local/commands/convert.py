@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Optional
+from typing import TYPE_CHECKING, Annotated, Literal, Optional
 
 import typer
 
 from fs_local.commands.options import AsJson
 from fs_local.commands.output import print_json
-from fs_local.commands.values import choice
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from converters.cast import Condition
+    from converters.cast import Comparator, Comparison, Condition
 
 
 def convert(
@@ -38,11 +37,11 @@ def convert(
     ] = None,
     threshold: Annotated[Optional[float], typer.Option(help="θ, as condition_vector_threshold.")] = None,
     comparator: Annotated[
-        Optional[str],
+        Optional[Literal["larger", "smaller"]],
         typer.Option(help="What θ is, as condition_comparator_threshold_is: smaller (than the similarity) or larger."),
     ] = None,
     comparison: Annotated[
-        str,
+        Literal["mean", "last"],
         typer.Option(
             help="What is compared, as condition_threshold_comparison_mode: the mean over the prompt, or its last position."
         ),
@@ -55,7 +54,9 @@ def convert(
             help="Write the exact vector that a pack adds for this query, instead of its mean; the model decides it (--model).",
         ),
     ] = None,
-    dtype: Annotated[str, typer.Option(help="Of the weights in an ONNX file: float32 or float16.")] = "float32",
+    dtype: Annotated[
+        Literal["float32", "float16"], typer.Option(help="Of the weights in an ONNX file: float32 or float16.")
+    ] = "float32",
     force: Annotated[bool, typer.Option("--force", help="Overwrite DST.")] = False,
     list_formats: Annotated[
         bool, typer.Option("--list", help="Show the formats, and what each direction keeps and loses.")
@@ -95,7 +96,7 @@ def convert(
         model=model,
         layers=layers,
         condition=_condition(condition, condition_layer, threshold, comparator, comparison),
-        dtype=choice("--dtype", dtype, ("float32", "float16")),
+        dtype=dtype,
         query=query,
         force=force,
     )
@@ -116,7 +117,7 @@ def convert(
 
 
 def _condition(
-    path: Path | None, layer: int | None, threshold: float | None, comparator: str | None, comparison: str
+    path: Path | None, layer: int | None, threshold: float | None, comparator: Comparator | None, comparison: Comparison
 ) -> Condition | None:
     """The condition of `convert`: all four options, or none."""
     from converters.cast import Condition
@@ -129,8 +130,8 @@ def _condition(
         path,
         layer,
         threshold,
-        choice("--comparator", comparator, ("larger", "smaller")),
-        choice("--comparison", comparison, ("mean", "last")),
+        comparator,
+        comparison,
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated, Literal, Optional
 
 import typer
 
@@ -12,7 +12,6 @@ from fs_local.commands.files import check_outputs
 from fs_local.commands.options import AsJson, Packs
 from fs_local.commands.output import print_json
 from fs_local.commands.placing import Placing
-from fs_local.commands.values import choice
 
 
 @with_options
@@ -25,7 +24,17 @@ def evaluate(
     ] = None,
     *,
     suite: Annotated[
-        str,
+        Literal[
+            "opening",
+            "truthfulqa",
+            "open-answers",
+            "preference",
+            "refusal",
+            "over-refusal",
+            "exact-match",
+            "drift",
+            "compare",
+        ],
         typer.Option(
             help="opening, refusal, over-refusal, truthfulqa, exact-match, drift, or compare (all packs on all files, at several strengths)."
         ),
@@ -67,7 +76,6 @@ def evaluate(
         raise typer.BadParameter("give a MODEL and --data, or --suite compare with --protocol")
     from fs_local.evaluation.compare import evaluate_packs
     from fs_local.evaluation.files import read_files
-    from fs_local.evaluation.suites import SUITES
     from fs_local.evaluation.tables import evaluation_tables
     from fs_local.model_files import resolve_model
     from fs_local.pack.file import Pack
@@ -76,7 +84,7 @@ def evaluate(
     from fs_local.store import Store
     from fs_local.terminal import err, loading, out, stages
 
-    files = read_files(choice("--suite", suite, (*SUITES, "compare")), data, limit)
+    files = read_files(suite, data, limit)
     check_outputs(report, inputs=[Path(model), *(f.path for f in files), *(pack or [])])
     packs = [Pack.load(p) for p in pack or []]
     with loading() as progress:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Optional
+from typing import TYPE_CHECKING, Annotated, Literal, Optional
 
 import typer
 
@@ -24,8 +24,7 @@ from fs_local.commands.options import (
 from fs_local.commands.output import print_json
 from fs_local.commands.placing import Placing
 from fs_local.commands.sharing import Sharing
-from fs_local.commands.values import choice, number_or_auto, numbers_or_auto
-from fs_local.pack.manifest import METHODS
+from fs_local.commands.values import number_or_auto, numbers_or_auto
 
 if TYPE_CHECKING:
     from fs_local.fitting import Examples, FitOptions
@@ -65,18 +64,26 @@ def fit(
     output: PackOutput = Path("pack.fspack"),
     report: Annotated[Optional[Path], typer.Option(help="Where an HTML page about the fit goes.")] = None,
     name: Annotated[Optional[str], typer.Option(help="Name of the pack; by default the file's.")] = None,
-    method: Annotated[str, typer.Option(help=f"{', '.join(METHODS)}.")] = "finesteer",
+    method: Annotated[
+        Literal["finesteer", "caa", "repe", "cast", "alphasteer", "adasteer", "dsas", "ridge", "random"],
+        typer.Option(help="FineSteer, or one it is measured against."),
+    ] = "finesteer",
     layer: Annotated[
         str, typer.Option(help="Steered block: a number, several with commas between them, or auto.")
     ] = "auto",
-    gate: Annotated[str, typer.Option(help="quantile (one-class), logistic, soft, open (no gate), or auto.")] = "auto",
+    gate: Annotated[
+        Literal["quantile", "logistic", "soft", "open", "auto"],
+        typer.Option(help="quantile (one-class), logistic, soft, open (no gate), or auto."),
+    ] = "auto",
     gate_layer: GateLayer = "auto",
     general_budget: GeneralBudget = 0.02,
     no_background: NoBackground = False,
     strength: Annotated[str, typer.Option(help="λ: a number, or auto.")] = "auto",
     experts: Annotated[str, typer.Option(help="K: a number, or auto.")] = "auto",
     residual: Annotated[str, typer.Option(help="Rank of the residual: a number (0: none), or auto.")] = "auto",
-    scope: Annotated[str, typer.Option(help="all (prompt and generation), prompt, or generation.")] = "all",
+    scope: Annotated[
+        Literal["all", "prompt", "generation"], typer.Option(help="all (prompt and generation), prompt, or generation.")
+    ] = "all",
     lesson: Annotated[
         Optional[str], typer.Option(help="A lesson's name, in place of files; fs-local lesson list shows them.")
     ] = None,
@@ -116,16 +123,16 @@ def fit(
     k = number_or_auto("--experts", experts, int)
     options = FitOptions(
         name=name or lesson or output.stem,
-        method=choice("--method", method, METHODS),
+        method=method,
         layers=numbers_or_auto("--layer", layer),
         gate_layer=number_or_auto("--gate-layer", gate_layer, int),
-        gate=choice("--gate", gate, ("quantile", "logistic", "soft", "open"), auto=True),
+        gate=None if gate == "auto" else gate,
         budget=general_budget,
         background=not no_background,
         strength=number_or_auto("--strength", strength, float),
         n_experts=FitOptions.n_experts if k is None else (k, k),
         residual_rank=number_or_auto("--residual", residual, int),
-        scope=choice("--scope", scope, ("all", "prompt", "generation")),
+        scope=scope,
         seed=seed,
     )
     path = resolve_model(model)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated, Literal, Optional
 
 import typer
 
@@ -21,7 +21,7 @@ from fs_local.commands.options import (
 from fs_local.commands.output import print_json
 from fs_local.commands.placing import Placing
 from fs_local.commands.sharing import Sharing
-from fs_local.commands.values import choice, number_or_auto
+from fs_local.commands.values import number_or_auto
 
 
 @with_options
@@ -35,7 +35,10 @@ def gate(
     ],
     general: General = None,
     output: PackOutput = Path("gated.fspack"),
-    kind: Annotated[str, typer.Option("--gate", help="quantile (one-class), logistic, soft, or auto.")] = "auto",
+    kind: Annotated[
+        Literal["quantile", "logistic", "soft", "auto"],
+        typer.Option("--gate", help="quantile (one-class), logistic, soft, or auto."),
+    ] = "auto",
     gate_layer: GateLayer = "auto",
     general_budget: GeneralBudget = 0.02,
     no_background: NoBackground = False,
@@ -62,7 +65,7 @@ def gate(
     options = FitOptions(
         name=output.stem,
         gate_layer=number_or_auto("--gate-layer", gate_layer, int),
-        gate=choice("--gate", kind, ("quantile", "logistic", "soft"), auto=True),
+        gate=None if kind == "auto" else kind,
         budget=general_budget,
         background=not no_background,
         strength=strength,

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Optional
+from typing import TYPE_CHECKING, Annotated, Literal, Optional
 
 import typer
 
 from fs_local.commands.options import AsJson, LessonName
 from fs_local.commands.output import print_json
-from fs_local.commands.values import choice
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -60,7 +59,8 @@ def lesson_import(
     name: LessonName,
     file: Annotated[Path, typer.Argument(help="JSONL or CSV, of pairs for example.")],
     kind: Annotated[
-        Optional[str], typer.Option(help="pair, ir or general: what rows are that don't say it themselves.")
+        Optional[Literal["pair", "ir", "general"]],
+        typer.Option(help="pair, ir or general: what rows are that don't say it themselves."),
     ] = None,
 ) -> None:
     """Add a file's rows to a lesson, which is made if it is not there.
@@ -69,12 +69,11 @@ def lesson_import(
     """
     from fs_local.database import Database
     from fs_local.errors import DataError
-    from fs_local.lessons import KINDS, Lessons, read_lesson
+    from fs_local.lessons import Lessons, read_lesson
     from fs_local.terminal import out
 
-    given = None if kind is None else choice("--kind", kind, KINDS)
     try:
-        rows = read_lesson(file, file.read_bytes(), given)
+        rows = read_lesson(file, file.read_bytes(), kind)
     except OSError as error:
         raise DataError(f"{file} can't be read: {error.strerror}") from error
     lessons = Lessons(Database())

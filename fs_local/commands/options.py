@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated, Literal, Optional
 
 import typer
 
@@ -46,7 +46,9 @@ NoBackground = Annotated[
     bool, typer.Option("--no-background", help="Leave out the general queries that come with fs-local.")
 ]
 Strength = Annotated[Optional[float], typer.Option(help="λ in place of the packs' own.")]
-EngineOption = Annotated[str, typer.Option("--engine", help="What evaluates decisions: numpy or onnx.")]
+EngineOption = Annotated[
+    Literal["numpy", "onnx"], typer.Option("--engine", help="What evaluates decisions: numpy or onnx.")
+]
 Providers = Annotated[
     Optional[list[str]], typer.Option("--provider", help="ONNX Runtime execution provider; may be given several times.")
 ]

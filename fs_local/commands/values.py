@@ -18,13 +18,3 @@ def number_or_auto(option: str, text: str, kind: type[int] | type[float]) -> Any
 
 def numbers_or_auto(option: str, text: str) -> tuple[int, ...] | None:
     return None if text == "auto" else tuple(number_or_auto(option, part, int) for part in text.split(","))
-
-
-def choice(option: str, text: str, choices: tuple[str, ...], auto: bool = False) -> Any:
-    if auto and text == "auto":
-        return None
-    if text not in choices:
-        raise typer.BadParameter(
-            f"{text!r} is not one of {', '.join(choices + (('auto',) if auto else ()))}", param_hint=option
-        )
-    return text

@@ -1,0 +1,67 @@
+"""One file and one line each: what fs_local/README.md says of adding a suite, a format, a command and a store, done here."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from converters import formats
+from converters.conversion import convert
+from converters.formats import Content, Format
+from converters.vectors import Vectors
+from fs_local import evaluate_packs, read_files
+from fs_local.demo import DATA
+from fs_local.evaluation import suites
+from fs_local.evaluation.runner import Runner
+from fs_local.model_files import list_models
+from fs_local.model_stores import STORES
+from fs_local.pack.file import Pack
+from fs_local.runtime.model import Model
+from tests.converters.files import directions, write_control_vector
+
+
+def test_a_suite(tiny: Model, tiny_pack: Pack, monkeypatch: pytest.MonkeyPatch) -> None:
+    def length(runner: Runner, rows: Sequence[object], pack: Pack | None) -> suites.Result:
+        return suites.Result("length", {"characters": [float(len(row.query.text)) for row in rows]})  # type: ignore[attr-defined]
+
+    monkeypatch.setitem(suites.SUITES, "length", length)
+    found = evaluate_packs(tiny, [tiny_pack], read_files("length", [DATA / "unseen_ir.jsonl"], limit=3))
+    figure = found["results"][0]["figures"]["characters"]
+    assert figure["low"] <= figure["mean"] <= figure["high"]
+
+
+def test_a_format(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def write(content: Content, _pack: Callable[[object], Pack]) -> tuple[bytes, tuple[str, ...]]:
+        assert isinstance(content, Vectors)
+        return json.dumps({layer: v.tolist() for layer, v in content.directions.items()}).encode(), ()
+
+    ours = Format("plain", ".plain", "a list", "not read", "everything", lambda _: False, lambda *_: pytest.fail("read"), write)  # fmt: skip
+    monkeypatch.setattr(formats, "FORMATS", (*formats.FORMATS, ours))
+    vectors = directions(range(1, 4))
+    done = convert(write_control_vector(tmp_path / "v.gguf", vectors), tmp_path / "v.plain")
+    assert (done.source, done.target) == ("gguf", "plain")
+    found = json.loads((tmp_path / "v.plain").read_text())
+    np.testing.assert_array_equal(np.array(found["2"], dtype=np.float32), vectors[2])
+
+
+def test_a_command() -> None:
+    def hello(name: str) -> None:
+        """Greet."""
+        print(f"hello {name}")
+
+    app = typer.Typer()
+    app.command()(hello)  # as cli.py does with each of fs_local/commands
+    assert CliRunner().invoke(app, ["you"]).output == "hello you\n"
+
+
+def test_a_store(tiny_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copy(tiny_path, tmp_path / "small.gguf")
+    monkeypatch.setitem(STORES, "mine", lambda: [("small", tmp_path / "small.gguf")])
+    assert "mine:small" in [model.name for model in list_models()]
