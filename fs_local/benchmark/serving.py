@@ -183,9 +183,12 @@ class Measured:
 
     def second_turn(self) -> Iterator[Row]:
         """What the second turn evaluates, whose whole history is sent again: what is new; after a steered turn, all of it."""
-        for name, opened in ((CLOSED, False), (_open(0), True)):
+        for name, opened, question in (
+            (CLOSED, False, "Name three rivers."),
+            (_open(0), True, "Tell me of three rivers."),
+        ):
             ours = self._ours(f":{name}")
-            messages = [{"role": "user", "content": "Name three rivers."}]
+            messages = [{"role": "user", "content": question}]
             first = ours.chat(messages, max_tokens=16)
             messages += [{"role": "assistant", "content": first.text}, {"role": "user", "content": "And three lakes."}]
             second = ours.chat(messages, max_tokens=16)

@@ -69,7 +69,7 @@ def build_prompt(model: HasVocabulary, messages: Sequence[Message], tools: Seque
         return Prompt.plain(model.tokenize(text, special=False, add_bos=True), model.bos)
     last = next((i for i in reversed(range(len(messages))) if messages[i]["role"] == "user"), None)
     rendered = render(messages)
-    tokens, lead = _tokens(model, render, messages, rendered)
+    tokens = _tokens(model, render, messages, rendered)
     if last is None or not messages[last]["content"].strip():
         return Prompt(tuple(tokens), _whole(tokens, model.bos), 0)
     mark = _unused(messages)
@@ -82,7 +82,7 @@ def build_prompt(model: HasVocabulary, messages: Sequence[Message], tools: Seque
         )
     before = _history(render, messages[:last])
     turn = _common(rendered, before) if before is not None else start
-    offsets = _offsets(model, tokens, lead)
+    offsets = _offsets(model, tokens, rendered)
     return Prompt(
         tuple(tokens),
         _tokens_between(offsets, *(len(rendered[:at].encode()) for at in (start, end))),
@@ -104,15 +104,13 @@ def _check_tools(model: HasVocabulary, messages: Sequence[Message], tools: Seque
         raise ModelError("a tool or a call spells a control token of this model; write it in another way")
 
 
-def _tokens(model: HasVocabulary, render: _Render, messages: Sequence[Message], rendered: str) -> tuple[list[int], int]:
-    """Tokens of the rendered conversation, and how many bytes of their text come before it (BOS, where the template has none)."""
+def _tokens(model: HasVocabulary, render: _Render, messages: Sequence[Message], rendered: str) -> list[int]:
+    """Tokens of the rendered conversation; with BOS in front, where the template has none."""
     bos = model.template.bos
     add_bos = not (bos and rendered.startswith(bos))
     if all(_is_plain(model, m["content"]) for m in messages):
-        tokens = model.tokenize(rendered, add_bos=add_bos)
-    else:
-        tokens = _in_pieces(model, render, messages, add_bos)
-    return tokens, sum(len(model.piece(t, special=True)) for t in tokens) - len(rendered.encode())
+        return model.tokenize(rendered, add_bos=add_bos)
+    return _in_pieces(model, render, messages, add_bos)
 
 
 def _is_plain(model: HasVocabulary, text: str) -> bool:
@@ -138,9 +136,11 @@ def _in_pieces(model: HasVocabulary, render: _Render, messages: Sequence[Message
     return tokens
 
 
-def _offsets(model: HasVocabulary, tokens: Sequence[int], lead: int) -> list[int]:
-    """Where each token's text begins in the rendered conversation, in bytes, and where the last one ends."""
-    return [at - lead for at in accumulate((len(model.piece(t, special=True)) for t in tokens), initial=0)]
+def _offsets(model: HasVocabulary, tokens: Sequence[int], rendered: str) -> list[int]:
+    """Where each token's text begins in the rendered conversation, in bytes, and where the last one ends; BOS before it, if it is not in it."""
+    offsets = list(accumulate((len(model.piece(t, special=True)) for t in tokens), initial=0))
+    lead = offsets[-1] - len(rendered.encode())
+    return [at - lead for at in offsets]
 
 
 def _tokens_between(offsets: Sequence[int], start: int, end: int) -> Span:
