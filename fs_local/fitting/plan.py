@@ -23,7 +23,7 @@ _TRIED_STRENGTHS = 0.75
 """Of the strengths at a block, those that are tried before one is too much."""
 LEAST_SHARE = 0.2
 """With less than a fifth of the queries, a gate is not worth having."""
-_PROBE_TOKENS = 128
+_PROBES, _PROBE_TOKENS = 5, 64
 _GATE_SECONDS = 1e-5
 """To fit a gate, for each query and dimension of its states: about a second for 200 queries of width 576."""
 
@@ -83,11 +83,11 @@ def share_for(seconds: float, plan: Plan) -> float:
 
 
 def seconds_a_token(model: Model) -> float:
-    """Of reading, at full depth: the faster of two times."""
+    """Of reading, at full depth: the fastest of several times, since other programs run too."""
     times = []
     with Context(model, n_ctx=MICRO_BATCH) as context:
         tokens = [model.tokenize("a", special=False)[0]] * _PROBE_TOKENS
-        for _ in range(2):
+        for _ in range(_PROBES):
             start = time.perf_counter()
             context.decode_batch(tokens, list(range(_PROBE_TOKENS)), [(0,)] * _PROBE_TOKENS, [False] * _PROBE_TOKENS)
             times.append(time.perf_counter() - start)
