@@ -186,3 +186,7 @@ def test_moments_say_all_that_a_discriminant_needs(seed: int, shrinkage: float) 
     assert margins.std() == pytest.approx(1, abs=1e-3)
     cosine = found.direction @ expected / np.linalg.norm(found.direction) / np.linalg.norm(expected)
     assert cosine == pytest.approx(1, abs=1e-3)
+
+
+def test_queries_that_are_all_near_twins_still_have_folds() -> None:
+    assert set(folds_of(np.zeros(20, dtype=np.intp), 5, 0).tolist()) == {0, 1, 2, 3, 4}
