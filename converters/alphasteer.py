@@ -22,8 +22,9 @@ from sklearn.utils.extmath import randomized_svd
 
 from converters.layers import check_held, ranges
 from converters.parts import Parts
+from fs_local.arrays import F32
 from fs_local.errors import DataError
-from fs_local.method.folded import F32, linear_experts, open_gate
+from fs_local.method.folded import linear_experts, open_gate
 from fs_local.tensor_file import Tensor, TensorFile, converted_types
 
 TOLERANCE = 0.01

@@ -15,8 +15,8 @@ from converters.onnx_file import Dtype
 from converters.parts import Parts, as_pack, check_fits, parts_of
 from converters.vectors import Vectors, model_identity
 from fs_local.errors import DataError
+from fs_local.files import replace_file, replace_folder
 from fs_local.model_files import resolve_model
-from fs_local.pack.archive import replace_file, replace_folder
 from fs_local.pack.file import Pack
 from fs_local.pack.manifest import ModelIdentity
 

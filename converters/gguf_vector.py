@@ -26,8 +26,8 @@ import numpy as np
 
 from converters.layers import MAX_LAYERS
 from converters.vectors import MAX_FILE_BYTES, Vectors, checked_vectors, layer_of, shortened
+from fs_local.arrays import F32
 from fs_local.errors import DataError, ModelError
-from fs_local.method.folded import F32
 from fs_local.runtime.gguf_header import GgufHeader, read_header
 
 ARCHITECTURE = "controlvector"

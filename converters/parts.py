@@ -13,9 +13,10 @@ import numpy as np
 
 from converters.vectors import MAX_TEXT, Vectors
 from fs_local.errors import DataError
+from fs_local.files import file_digest
 from fs_local.method.folded import Experts, Gate, constant_experts, open_gate
 from fs_local.method.readings import Reading
-from fs_local.pack.archive import MAX_PACK_BYTES, file_digest
+from fs_local.pack.archive import MAX_PACK_BYTES
 from fs_local.pack.file import Pack
 from fs_local.pack.manifest import (
     DataDigest,

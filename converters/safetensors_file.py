@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from converters.vectors import Vectors, checked_vectors, directions_of
-from fs_local.method.folded import F32
+from fs_local.arrays import F32
 from fs_local.tensor_file import open_safetensors
 
 

@@ -13,8 +13,8 @@ from __future__ import annotations
 import math
 
 from converters.vectors import Vectors, checked_vectors
+from fs_local.arrays import F32
 from fs_local.errors import DataError
-from fs_local.method.folded import F32
 from fs_local.tensor_file import TensorFile, converted_types
 
 _PREFIX = "layer_activations."

@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 
 from converters.layers import MAX_LAYERS
 from converters.vectors import Vectors, checked_vectors, read_bytes
+from fs_local.arrays import F32
 from fs_local.errors import DataError
-from fs_local.method.folded import F32
 
 _MAX_BRACKETS = 4 * MAX_LAYERS
 _MAX_QUOTES = 8 * MAX_LAYERS

@@ -9,8 +9,8 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+from fs_local.arrays import F32
 from fs_local.errors import DataError
-from fs_local.method.folded import F32
 from fs_local.tensor_file import MAX_TENSORS, ZIP_ERRORS, Tensor, TensorFile, check_directory, stored_entries
 
 _MAX_PICKLE = 4 << 20

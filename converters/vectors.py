@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from converters.layers import MAX_LAYERS, check_held, ranges
+from fs_local.arrays import F32
 from fs_local.errors import DataError, PackError
-from fs_local.method.folded import F32
-from fs_local.pack.archive import read_at_most
+from fs_local.files import read_at_most
 from fs_local.pack.file import Pack
 from fs_local.pack.manifest import SCOPES, ModelIdentity
 from fs_local.printable import printable

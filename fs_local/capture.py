@@ -20,11 +20,12 @@ from pathlib import Path
 
 import numpy as np
 
+from fs_local.arrays import F32
 from fs_local.errors import DataError, FitError, FsLocalError, ModelError
 from fs_local.examples import Query
 from fs_local.method.readings import Reading, Span, mean_of
 from fs_local.resume import Captures, ResumeFile, RowSpan, batches_done
-from fs_local.runtime.context import F32, MICRO_BATCH, Context, default_threads
+from fs_local.runtime.context import MICRO_BATCH, Context, default_threads
 from fs_local.runtime.layer_states import Hook, LayerStates
 from fs_local.runtime.model import Model
 from fs_local.runtime.placement import Placement

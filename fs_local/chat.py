@@ -17,9 +17,9 @@ from fs_local.conversation import Conversation
 from fs_local.database import Database
 from fs_local.engine import Piece
 from fs_local.errors import FsLocalError
+from fs_local.files import replace_file
 from fs_local.generation import GenerationOptions
-from fs_local.lessons import Kind, Lessons, Row, can_fit, checked_name, contradictions, missing
-from fs_local.pack.archive import replace_file
+from fs_local.lessons import Kind, LessonRow, Lessons, can_fit, checked_name, contradictions, missing
 from fs_local.runtime.template import Message
 from fs_local.steered_model import SteeredModel
 from fs_local.terminal import decision_json, decision_line, explain, out
@@ -168,7 +168,7 @@ class Chat:
         return messages
 
     def _keep(self, raw: dict[str, Any]) -> None:
-        row = Row.of(raw, "this correction")
+        row = LessonRow.of(raw, "this correction")
         if self._lesson not in [summary.name for summary in self._lessons.all()]:
             self._lessons.create(self._lesson)
         self._lessons.add(self._lesson, [row])

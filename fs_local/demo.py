@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.resources
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from fs_local.fitting import Examples, FitOptions, fit
 from fs_local.generation import GenerationOptions
 from fs_local.model_files import resolve_model
 from fs_local.pack.file import Pack
+from fs_local.progress import Progress
 from fs_local.refusals import is_refusal
 from fs_local.runtime.model import Model
 from fs_local.steered_model import SteeredModel
@@ -61,7 +62,7 @@ def demo_examples() -> Examples:
     return Examples(pairs, general={"general": general}, files={"pairs": pairs_file, "general": general_file})
 
 
-def fit_demo_pack(model: str | Path, progress: Callable[[str, int, int], None] | None = None) -> Pack:
+def fit_demo_pack(model: str | Path, progress: Progress | None = None) -> Pack:
     """Fits the refusal pack with a model."""
     with Model.load(resolve_model(model)) as loaded:
         # one layer, no residual and no background, to be quick: a whole search takes several minutes more
@@ -69,9 +70,7 @@ def fit_demo_pack(model: str | Path, progress: Callable[[str, int, int], None] |
         return fit(loaded, demo_examples(), options, progress).pack
 
 
-def show_unseen(
-    model: str | Path, pack: Pack, progress: Callable[[str, int, int], None] | None = None
-) -> Iterator[Shown]:
+def show_unseen(model: str | Path, pack: Pack, progress: Progress | None = None) -> Iterator[Shown]:
     """Answers queries that the pack was not fitted on, unsteered and steered."""
     unseen = [
         (kind, q)

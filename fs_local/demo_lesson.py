@@ -5,12 +5,12 @@ from __future__ import annotations
 import importlib.resources
 from pathlib import Path
 
-from fs_local.lessons import Row, read_lesson
+from fs_local.lessons import LessonRow, read_lesson
 
 _DATA = Path(str(importlib.resources.files("fs_local"))) / "demo_data"
 
 
-def demo_rows() -> list[Row]:
+def demo_rows() -> list[LessonRow]:
     """Pairs, and queries that are not to be steered."""
     return [
         row

@@ -31,7 +31,7 @@ _MIN, _BETTER = 8, 24
 
 
 @dataclass(frozen=True)
-class Row:
+class LessonRow:
     """One example.
 
     Attributes:
@@ -46,7 +46,7 @@ class Row:
     id: int | None = None
 
     @classmethod
-    def of(cls, raw: dict[str, Any], where: str, kind: str | None = None) -> Row:
+    def of(cls, raw: dict[str, Any], where: str, kind: str | None = None) -> LessonRow:
         """A row `{kind, query | messages, preferred, undesired}`; without a kind, answers make it a pair.
 
         Raises:
@@ -112,12 +112,12 @@ class Lessons:
         with self._of(name) as db:
             db.execute("delete from lesson where name = ?", (name,))
 
-    def rows(self, name: str) -> list[Row]:
+    def rows(self, name: str) -> list[LessonRow]:
         """In the order in which they came."""
         with self._of(name) as db:
             return [_row(r) for r in db.execute("select * from example where lesson = ? order by id", (name,))]
 
-    def add(self, name: str, rows: Sequence[Row]) -> list[int]:
+    def add(self, name: str, rows: Sequence[LessonRow]) -> list[int]:
         """Adds rows, all or none, and returns their numbers. Raises DataError: the lesson would be too long."""
         with self._of(name) as db:
             [n] = db.execute("select count(*) from example where lesson = ?", (name,)).fetchone()
@@ -126,7 +126,7 @@ class Lessons:
             sql = "insert into example (lesson, kind, messages, preferred, undesired) values (?, ?, ?, ?, ?)"
             return [int(db.execute(sql, (name, *_columns(row))).lastrowid or 0) for row in rows]
 
-    def change(self, name: str, id: int, row: Row) -> None:
+    def change(self, name: str, id: int, row: LessonRow) -> None:
         """Puts a row in another's place. Raises DataError: there is no such row."""
         with self._of(name) as db:
             sql = "update example set kind = ?, messages = ?, preferred = ?, undesired = ? where lesson = ? and id = ?"
@@ -154,7 +154,7 @@ def checked_name(name: str) -> str:
     return name
 
 
-def read_lesson(path: Path, data: bytes, kind: str | None = None) -> list[Row]:
+def read_lesson(path: Path, data: bytes, kind: str | None = None) -> list[LessonRow]:
     """The rows of a JSONL or CSV file.
 
     Args:
@@ -163,18 +163,18 @@ def read_lesson(path: Path, data: bytes, kind: str | None = None) -> list[Row]:
     Raises:
         DataError: a row that can't be used, named by its line, or no row.
     """
-    rows = [Row.of(raw, where, kind) for raw, where in rows_of(path, data)]
+    rows = [LessonRow.of(raw, where, kind) for raw, where in rows_of(path, data)]
     if not rows:
         raise DataError(f"{path} has no rows; it needs one example a line")
     return rows
 
 
-def lesson_text(rows: Sequence[Row]) -> str:
+def lesson_text(rows: Sequence[LessonRow]) -> str:
     """Rows as JSONL, which `read_lesson` reads."""
     return "".join(json.dumps(row.as_dict(), ensure_ascii=False) + "\n" for row in rows)
 
 
-def contradictions(rows: Sequence[Row]) -> list[str]:
+def contradictions(rows: Sequence[LessonRow]) -> list[str]:
     """One sentence for each query that is to be steered and not to be steered, or whose answer is both preferred and undesired."""
     found = []
     general = {_key(r.query): r for r in rows if r.kind == "general"}
@@ -199,7 +199,7 @@ def contradictions(rows: Sequence[Row]) -> list[str]:
     return found
 
 
-def missing(rows: Sequence[Row]) -> list[str]:
+def missing(rows: Sequence[LessonRow]) -> list[str]:
     """What a good fit still wants, one sentence each; those that begin with "At least" keep a fit from beginning."""
     pairs = [r for r in rows if r.kind == "pair"]
     ir, general = (sum(r.kind == kind for r in rows) for kind in ("ir", "general"))
@@ -227,7 +227,7 @@ def missing(rows: Sequence[Row]) -> list[str]:
     return said
 
 
-def can_fit(rows: Sequence[Row]) -> bool:
+def can_fit(rows: Sequence[LessonRow]) -> bool:
     """Whether a fit would begin."""
     return bool(rows) and not any(sentence.startswith("At least") for sentence in missing(rows))
 
@@ -238,6 +238,11 @@ def write_examples(rows: Sequence[Row], folder: Path) -> dict[str, Path]:
     Of answers, the first `ANSWER_WORDS` words: what makes one better begins there, and reading whole ones takes most of a fit's time.
     """
     pairs = [_begun(r) for r in rows if r.kind == "pair"]
+
+
+def write_examples(rows: Sequence[LessonRow], folder: Path) -> dict[str, Path]:
+    """Writes rows as the files that a fit takes; returns them by the option that takes them: `pairs`, `ir`, `general`."""
+    pairs = [r for r in rows if r.kind == "pair"]
     ir = [r for r in rows if r.kind == "ir"]
     general = [r for r in rows if r.kind == "general"]
     files: dict[str, Path] = {}
@@ -266,18 +271,20 @@ def read_lesson_examples(name: str, seed: int = 0) -> Examples:
         return read_examples(files.get("pairs"), ir, general, None, seed)
 
 
-def _begun(pair: Row) -> Row:
+def _begun(pair: LessonRow) -> LessonRow:
     """A pair with the beginnings of its answers; whole where they begin alike."""
     preferred, undesired = (tuple(_BEGINNING.match(a)[0] for a in side) for side in (pair.preferred, pair.undesired))  # type: ignore[index]
     return pair if set(preferred) & set(undesired) else replace(pair, preferred=preferred, undesired=undesired)
 
 
-def _row(raw: sqlite3.Row) -> Row:
+def _row(raw: sqlite3.Row) -> LessonRow:
     query = row_query({"messages": json.loads(raw["messages"])}, f"row {raw['id']}")
-    return Row(raw["kind"], query, tuple(json.loads(raw["preferred"])), tuple(json.loads(raw["undesired"])), raw["id"])
+    return LessonRow(
+        raw["kind"], query, tuple(json.loads(raw["preferred"])), tuple(json.loads(raw["undesired"])), raw["id"]
+    )
 
 
-def _columns(row: Row) -> tuple[str, str, str, str]:
+def _columns(row: LessonRow) -> tuple[str, str, str, str]:
     messages, preferred, undesired = (json.dumps(x) for x in (row.query.messages, row.preferred, row.undesired))
     return row.kind, messages, preferred, undesired
 

@@ -17,11 +17,10 @@ from pathlib import Path
 from types import TracebackType
 
 import numpy as np
-from numpy.typing import NDArray
 
+from fs_local.arrays import F32
 from fs_local.errors import ResumeError, ResumeWarning
 
-F32 = NDArray[np.float32]
 RowSpan = tuple[int, int]
 """Rows from, and up to."""
 

@@ -21,7 +21,8 @@ from fs_local.generation import Completion, GenerationOptions, steer_of, submit
 from fs_local.model_files import resolve_model
 from fs_local.pack.engine import EngineName
 from fs_local.pack.file import Pack
-from fs_local.runtime.model import Model, Progress
+from fs_local.progress import Progress
+from fs_local.runtime.model import Model
 from fs_local.runtime.placement import Placement
 from fs_local.steering import check_model
 
@@ -62,7 +63,7 @@ class SteeredModel:
             n_ctx: tokens of context, over all that is answered at once; 0 for 4096, or the model's own if shorter.
             placement: where the model's blocks lie: `Placement(gpu_layers=-1)`, `Placement(workers=("127.0.0.1:50052",))`.
             engine, providers: what evaluates decisions: numpy, or ONNX Runtime with execution providers.
-            progress: called with the share of the model that is loaded, 0 to 1.
+            progress: called with how many of 100 parts are loaded.
 
         Raises:
             ModelError, PackError: a file that can't be used, or packs that do not fit the model.

@@ -19,8 +19,8 @@ from typing import Any, Literal
 
 import numpy as np
 
+from fs_local.arrays import F32
 from fs_local.errors import DataError
-from fs_local.method.folded import F32
 from fs_local.pack.archive import npy_header
 
 MAX_TENSORS = 1024

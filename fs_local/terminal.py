@@ -76,11 +76,11 @@ def _progress_line(what: str, done: int, total: int) -> None:
 
 
 @contextmanager
-def loading() -> Iterator[Callable[[float], None]]:
+def loading() -> Iterator[Callable[[str, int, int], None]]:
     """A progress bar for a model that takes long to load; it disappears when that is done."""
     with Progress(TextColumn("load model"), BarColumn(), console=err, transient=True) as bar:
-        task = bar.add_task("load", total=1.0)
-        yield lambda share: bar.update(task, completed=share)
+        task = bar.add_task("load")
+        yield lambda _what, done, total: bar.update(task, completed=done, total=total)
 
 
 def decision_line(decision: Decision) -> str:

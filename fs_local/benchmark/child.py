@@ -13,11 +13,11 @@ from pathlib import Path
 import numpy as np
 import psutil
 
+from fs_local.arrays import F32
 from fs_local.capture import capture, query_request
 from fs_local.errors import FsLocalError
 from fs_local.examples import Query
 from fs_local.method.experts import MixtureOfSteeringExperts
-from fs_local.method.folded import F32
 from fs_local.method.gates import QuantileGate
 from fs_local.method.logistic import LogisticGate
 from fs_local.method.rows import Index, Rows, release
@@ -28,7 +28,7 @@ _KINDS, _DIRECTIONS, _WRITTEN = 6, 40, 256
 
 
 @dataclass(frozen=True)
-class Taken:
+class Cost:
     """Seconds of the job alone, and the process's peak of resident memory, in MB (10⁶ bytes)."""
 
     seconds: float
@@ -47,7 +47,7 @@ class FitJob:
     width: int
     layers: int = 3
 
-    def run(self) -> Taken:
+    def run(self) -> Cost:
         return _run("fit", self)
 
     def measure(self) -> float:
@@ -73,7 +73,7 @@ class CaptureJob:
     model: str
     queries: int
 
-    def run(self) -> Taken:
+    def run(self) -> Cost:
         return _run("capture", self)
 
     def measure(self) -> float:
@@ -97,8 +97,8 @@ def run_python(arguments: list[str]) -> str:
     return child.stdout
 
 
-def _run(kind: str, job: FitJob | CaptureJob) -> Taken:
-    return Taken(**json.loads(run_python(["-c", _CHILD, json.dumps({kind: asdict(job)})])))
+def _run(kind: str, job: FitJob | CaptureJob) -> Cost:
+    return Cost(**json.loads(run_python(["-c", _CHILD, json.dumps({kind: asdict(job)})])))
 
 
 def _differences(states: F32) -> Rows:
@@ -141,4 +141,4 @@ def main(text: str) -> None:
     """The child's side: runs a job, and prints what it took."""
     ((kind, job),) = json.loads(text).items()
     seconds = (FitJob(**job) if kind == "fit" else CaptureJob(**job)).measure()
-    print(json.dumps(asdict(Taken(seconds, _peak_megabytes()))))
+    print(json.dumps(asdict(Cost(seconds, _peak_megabytes()))))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,12 +14,9 @@ import psutil
 
 from fs_local.runtime.library import llama
 
-Progress = Callable[[str, int, int], None]
-"""Called with (what is being measured, done, total)."""
-
 
 @dataclass(frozen=True)
-class Row:
+class Measurement:
     """One figure.
 
     Attributes:
@@ -51,7 +48,7 @@ class Report:
     versions: str
     settings: str
     seconds: float
-    rows: list[Row]
+    rows: list[Measurement]
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -59,12 +56,12 @@ class Report:
 
 def no_more(
     what: str, ours: Sequence[float], stock: Sequence[float], limit: float, unit: str = "ms", against: str = "stock"
-) -> Row:
+) -> Measurement:
     """A row of pairs of seconds, which must not take more than `limit` times what stock takes."""
     ratios = [a / b for a, b in zip(ours, stock, strict=True)]
     ratio = statistics.median(ratios)
     scale = {"ms": 1e3, "s": 1.0}[unit]
-    return Row(
+    return Measurement(
         what,
         against,
         unit,
@@ -80,11 +77,11 @@ def no_more(
 
 def no_less(
     what: str, ours: Sequence[float], stock: Sequence[float], limit: float, unit: str, against: str = "stock"
-) -> Row:
+) -> Measurement:
     """A row of pairs of rates, which must be at least `limit` times stock's."""
     ratios = [a / b for a, b in zip(ours, stock, strict=True)]
     ratio = statistics.median(ratios)
-    return Row(
+    return Measurement(
         what,
         against,
         unit,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from fs_local.benchmark.child import FitJob
-from fs_local.benchmark.figures import Row, no_less
+from fs_local.benchmark.figures import Measurement, no_less
 from fs_local.benchmark.packs import WIDE
 from fs_local.benchmark.stock import Stock
 from fs_local.benchmark.turns import Budget, alternate
@@ -29,7 +29,7 @@ _ANSWERS = (
 )
 
 
-def capturing(model: Model, budget: Budget) -> Iterator[Row]:
+def capturing(model: Model, budget: Budget) -> Iterator[Measurement]:
     from fs_local.demo import demo_examples
 
     requests = [query_request(model, q) for q in demo_examples().general["general"][:_CAPTURED]]
@@ -46,16 +46,16 @@ def capturing(model: Model, budget: Budget) -> Iterator[Row]:
     yield no_less(what, rates, plain_rates, 3.0, "prompts/s", "stock prefill, one by one")
 
 
-def fitting() -> Iterator[Row]:
+def fitting() -> Iterator[Measurement]:
     """Gates and experts from states in a file, in a process of its own."""
     found = FitJob(queries=2 * _PAIRS, width=WIDE, layers=1).run()
     what = f"fit {_PAIRS} captured pairs, d = {WIDE}, K from 4 to 10"
-    yield Row(what, "", "s", found.seconds, f"≤ {_FIT_SECONDS:g}", found.seconds <= _FIT_SECONDS)
+    yield Measurement(what, "", "s", found.seconds, f"≤ {_FIT_SECONDS:g}", found.seconds <= _FIT_SECONDS)
     peak = found.megabytes
-    yield Row("resident memory of that", "", "MB", peak, f"≤ {_FIT_MEGABYTES:g}", peak <= _FIT_MEGABYTES)
+    yield Measurement("resident memory of that", "", "MB", peak, f"≤ {_FIT_MEGABYTES:g}", peak <= _FIT_MEGABYTES)
 
 
-def scoring(model: Model, budget: Budget) -> Iterator[Row]:
+def scoring(model: Model, budget: Budget) -> Iterator[Measurement]:
     """All answers to one question in a batch that shares the question, against each evaluated behind it anew."""
     request = query_request(model, Query.of(_QUESTION), _ANSWERS)
     prompt = Prompt(tuple(request.prompt), request.user_text, 0)

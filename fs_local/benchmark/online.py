@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from fs_local.benchmark.engine_turns import EngineTurns
-from fs_local.benchmark.figures import Row, no_less, no_more, quartiles
+from fs_local.benchmark.figures import Measurement, no_less, no_more, quartiles
 from fs_local.benchmark.packs import N_EXPERTS, N_RESIDUAL, WIDE, held, steered_layer, synthetic_arrays
 from fs_local.benchmark.stock import Stock
 from fs_local.benchmark.turns import Budget, Run, alternate
@@ -35,7 +35,7 @@ def _tokens(n: int) -> list[int]:
     return [20 + (i * 37) % 199 for i in range(n)]
 
 
-def decoding(model: Model, base: Pack, budget: Budget) -> Iterator[Row]:
+def decoding(model: Model, base: Pack, budget: Budget) -> Iterator[Measurement]:
     """A token of a lone stream, sampled and turned into text, against llama.cpp's own evaluation and greedy sampler."""
     prompt, layer = _tokens(32), steered_layer(base)
     n_ctx = len(prompt) + _DECODED + 64
@@ -64,11 +64,11 @@ def _stock_token(stock: Stock) -> None:
     stock.decode([stock.sample()])
 
 
-def prefill(model: Model, base: Pack, budget: Budget) -> Iterator[Row]:
+def prefill(model: Model, base: Pack, budget: Budget) -> Iterator[Measurement]:
     layer, n_layer = steered_layer(base), model.n_layer
     behind = min(max(layer + 1, round(n_layer * 2 / 3)), n_layer - 1)
 
-    def compare(n: int, n_ubatch: int, cases: Sequence[tuple[str, int, bool, float]]) -> Iterator[Row]:
+    def compare(n: int, n_ubatch: int, cases: Sequence[tuple[str, int, bool, float]]) -> Iterator[Measurement]:
         """Cases: what, the gate's layer, whether it opens, and the limit."""
         tokens, n_ctx = _tokens(n), n + 64
         with ExitStack() as stack:
@@ -95,7 +95,7 @@ def prefill(model: Model, base: Pack, budget: Budget) -> Iterator[Row]:
     yield from compare(n, MICRO_BATCH, [(in_parts, layer, True, twice), (in_parts, layer, False, 1.02)])
 
 
-def first_token(model: Model, base: Pack, budget: Budget) -> Iterator[Row]:
+def first_token(model: Model, base: Pack, budget: Budget) -> Iterator[Measurement]:
     """From a request to its first piece, on another thread."""
     tokens = _tokens(SHORT_PROMPT)
     n_ctx = len(tokens) + 64
@@ -116,7 +116,7 @@ def first_token(model: Model, base: Pack, budget: Budget) -> Iterator[Row]:
     yield no_more(f"first token after {SHORT_PROMPT}, gate open", ours, plain, 1.03)
 
 
-def second_turn(path: Path, base: Pack) -> Iterator[Row]:
+def second_turn(path: Path, base: Pack) -> Iterator[Measurement]:
     """What the second turn evaluates: what is new, and after a steered turn its prompt and answer once more."""
     for opened in (True, False):
         with SteeredModel.load(path, [held(base, opened, steered_layer(base))], n_ctx=1024) as steered:
@@ -128,7 +128,7 @@ def second_turn(path: Path, base: Pack) -> Iterator[Row]:
             evaluated = steered.engine.stats.prompt_tokens - before
         closing = 2 + (first.finish_reason == "length")  # what ends the answer before, and its last token if it was cut
         least = piece.prompt_tokens if opened else len(turns.tokens) - turns.turn_start + closing
-        yield Row(
+        yield Measurement(
             f"second turn of a chat, gate {'open' if opened else 'closed'}",
             "tokens evaluated, all passes",
             "tokens",
@@ -140,12 +140,12 @@ def second_turn(path: Path, base: Pack) -> Iterator[Row]:
         )
 
 
-def decision() -> Iterator[Row]:
+def decision() -> Iterator[Measurement]:
     engine = NumpyEngine(*synthetic_arrays(WIDE))
     state = np.random.default_rng(1).standard_normal(WIDE, dtype=np.float32)
     (taken,) = alternate([lambda: engine(state, state)], Budget(1.0), 2000, warm_up=20)
     micro = [t * 1e6 for t in taken]
-    yield Row(
+    yield Measurement(
         f"decide, d = {WIDE}, K = {N_EXPERTS}, residual rank {N_RESIDUAL}",
         "",
         "µs",
@@ -157,7 +157,7 @@ def decision() -> Iterator[Row]:
     )
 
 
-def many(model: Model, base: Pack, budget: Budget) -> Iterator[Row]:
+def many(model: Model, base: Pack, budget: Budget) -> Iterator[Measurement]:
     """Answers side by side, decisions included, each steered by another vector, against the same greedy loop of llama.cpp alone."""
     opened = held(base, True, steered_layer(base))
     prompts = [_tokens(32 + i) for i in range(_MANY)]

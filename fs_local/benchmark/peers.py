@@ -16,7 +16,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ from fs_local.examples import Query
 from fs_local.generation import GenerationOptions
 from fs_local.method.rivals import PrincipalDirection
 from fs_local.model_files import resolve_model
+from fs_local.progress import Progress, untold
 from fs_local.runtime.context import default_threads
 from fs_local.runtime.kernel_probe import probe_kernels
 from fs_local.runtime.library import llama
@@ -39,8 +40,6 @@ from fs_local.steered_model import SteeredModel
 
 N_PAIRS, TOKENS, TURNS = 16, 48, 2
 QUESTION = "Tell me about the sea and its tides."
-Progress = Callable[[str, int, int], None]
-"""Called with (what is being measured, done, total)."""
 Work = dict[str, Any]
 
 
@@ -73,7 +72,7 @@ def bench_peers(model: str, repeng_python: Path, progress: Progress | None = Non
         ModelError: as `Model.load`.
         FsLocalError: a tool that can't do the work, with its own last words.
     """
-    report = progress or (lambda _what, _done, _total: None)
+    report = progress or untold
     work = json.dumps(_work(resolve_model(model)))
     ours = [sys.executable, "-m", "fs_local.benchmark.peers"]
     runs = {

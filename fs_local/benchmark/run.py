@@ -7,11 +7,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from fs_local.benchmark import footprint, offline, online
-from fs_local.benchmark.figures import Progress, Report, Row, machine, versions
+from fs_local.benchmark.figures import Measurement, Report, machine, versions
 from fs_local.benchmark.packs import steered_layer, synthetic_pack
 from fs_local.benchmark.turns import Budget
 from fs_local.model_files import resolve_model
 from fs_local.pack.file import Pack
+from fs_local.progress import Progress, untold
 from fs_local.runtime.context import MICRO_BATCH, default_threads
 from fs_local.runtime.model import Model
 from fs_local.runtime.node_filter import native_address
@@ -32,13 +33,13 @@ def bench(
     """
     began = time.perf_counter()
     budget = budget or Budget()
-    report = progress or (lambda _what, _done, _total: None)
+    report = progress or untold
     path = resolve_model(model)
-    rows: list[Row] = []
+    rows: list[Measurement] = []
     with Model.load(path) as loaded:
         base = synthetic_pack(loaded) if pack is None else Pack.load(pack)
         check_model(base, loaded)
-        stages: list[tuple[str, Callable[[], Iterator[Row]]]] = [
+        stages: list[tuple[str, Callable[[], Iterator[Measurement]]]] = [
             ("decoding", lambda: online.decoding(loaded, base, budget)),
             ("prefill", lambda: online.prefill(loaded, base, budget)),
             ("first token", lambda: online.first_token(loaded, base, budget)),

@@ -9,9 +9,10 @@ from typing import Any
 
 from fs_local.benchmark import offline
 from fs_local.benchmark.child import CaptureJob, FitJob
-from fs_local.benchmark.figures import Progress, Row, machine, versions
+from fs_local.benchmark.figures import Measurement, machine, versions
 from fs_local.benchmark.packs import WIDE
 from fs_local.model_files import resolve_model
+from fs_local.progress import Progress, untold
 from fs_local.runtime.context import default_threads
 from fs_local.runtime.model import Model
 
@@ -50,7 +51,7 @@ class Scaling:
     settings: str
     seconds: float
     series: list[Series]
-    rows: list[Row]
+    rows: list[Measurement]
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -64,7 +65,7 @@ def measure_scaling(model: str, progress: Progress | None = None) -> Scaling:
         FsLocalError: a process failed, for want of memory or room on the disk.
     """
     began = time.perf_counter()
-    report = progress or (lambda _what, _done, _total: None)
+    report = progress or untold
     path = resolve_model(model)
     with Model.load(path) as loaded:
         described = f"{loaded.name} {loaded.quantization} ({loaded.n_layer} blocks of {loaded.width})"
@@ -97,7 +98,7 @@ def measure_scaling(model: str, progress: Progress | None = None) -> Scaling:
     )
 
 
-def judged(series: Series) -> Sequence[Row]:
+def judged(series: Series) -> Sequence[Measurement]:
     """The most rows against the second most: time a row, and memory a further row against that row's states."""
     *_, before, most = series.points
     times = [1e3 * p.seconds / p.rows for p in (before, most)]
@@ -105,7 +106,7 @@ def judged(series: Series) -> Sequence[Row]:
     states = series.row_bytes / 1e3
     rows, fewer = f"{most.rows:,}", f"{before.rows:,}"
     return (
-        Row(
+        Measurement(
             f"{series.what}: time a row of {rows}",
             f"of {fewer}",
             "ms",
@@ -115,7 +116,7 @@ def judged(series: Series) -> Sequence[Row]:
             times[0],
             times[1] / times[0],
         ),
-        Row(
+        Measurement(
             f"{series.what}: memory a row from {fewer} to {rows}",
             "its states",
             "KB",

@@ -12,13 +12,14 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from fs_local.benchmark.figures import Progress, Report, Row, machine, no_less, no_more, quartiles, versions
+from fs_local.benchmark.figures import Measurement, Report, machine, no_less, no_more, quartiles, versions
 from fs_local.benchmark.http_client import Answered, HttpClient
 from fs_local.benchmark.packs import held, steered_layer, synthetic_pack
 from fs_local.benchmark.server_process import ServerProcess
 from fs_local.benchmark.turns import Budget, Run, alternate
 from fs_local.engine import Engine, Request, Sampling
 from fs_local.model_files import resolve_model, served_name
+from fs_local.progress import Progress, untold
 from fs_local.runtime.context import default_threads
 from fs_local.runtime.model import Model
 from fs_local.runtime.node_filter import native_address
@@ -49,20 +50,20 @@ def bench_serving(
     """
     began = time.perf_counter()
     budget = budget or Budget()
-    report = progress or (lambda _what, _done, _total: None)
+    report = progress or untold
     path = resolve_model(model)
     with tempfile.TemporaryDirectory(prefix="fs-local-") as folder, Model.load(path) as loaded, ExitStack() as stack:
         packs = write_packs(loaded, Path(folder))
         server = stack.enter_context(ServerProcess(path, packs, n_ctx=N_CTX, n_seq=max(CLIENTS)))
         measured = Measured(loaded, served_name(path), server, against)
-        stages: list[tuple[str, Callable[[], Iterator[Row]]]] = [
+        stages: list[tuple[str, Callable[[], Iterator[Measurement]]]] = [
             ("clients", lambda: measured.clients(budget)),
             ("first token", lambda: measured.first_token(budget)),
             ("a token over HTTP", lambda: measured.token(budget)),
             ("second turn", measured.second_turn),
             ("memory", measured.memory),
         ]
-        rows: list[Row] = []
+        rows: list[Measurement] = []
         for i, (what, measure) in enumerate(stages):
             report(what, i, len(stages))
             rows += measure()
@@ -91,7 +92,7 @@ class Measured:
         self._model, self._name, self._server, self._against = model, name, server, against
         self._never_ends = {str(t): -100 for t in model.end_tokens}
 
-    def clients(self, budget: Budget) -> Iterator[Row]:
+    def clients(self, budget: Budget) -> Iterator[Measurement]:
         """Clients that each stream an answer to a query of their own, at the same time, each steered by another vector."""
         for n in CLIENTS:
             ours = [self._ours(f":{_open(i)}") for i in range(n)]
@@ -102,10 +103,12 @@ class Measured:
             if self._against:
                 yield no_less(what, rates[0], rates[1], _GOALS[n], "tokens/s", self._against)
             else:
-                yield Row(what, "", "tokens/s", statistics.median(rates[0]), "", None, spread=quartiles(rates[0]))
+                yield Measurement(
+                    what, "", "tokens/s", statistics.median(rates[0]), "", None, spread=quartiles(rates[0])
+                )
         shares = [[min(a.rate for a in answers) / max(a.rate for a in answers) for answers in of] for of in rounds]
         share = statistics.median(shares[0])
-        yield Row(
+        yield Measurement(
             f"slowest over fastest of {n} clients",
             self._against or "",
             "",
@@ -117,7 +120,7 @@ class Measured:
             pairs=len(shares[0]),
         )
 
-    def first_token(self, budget: Budget) -> Iterator[Row]:
+    def first_token(self, budget: Budget) -> Iterator[Measurement]:
         """From a request to its first text, after a prompt of which so many tokens are new."""
         ours, theirs = self._ours(f":{CLOSED}"), self._theirs()
         for n in (SHORT, min(LONG, self._model.n_ctx_train // 2)):
@@ -128,13 +131,13 @@ class Measured:
             later = statistics.median(1e3 * (a - b) for a, b in zip(taken[0], taken[-1], strict=True))
             if not self._against:
                 spread = quartiles([1e3 * t for t in taken[0]])
-                yield Row(what, "", "ms", 1e3 * statistics.median(taken[0]), "", None, spread=spread)
+                yield Measurement(what, "", "ms", 1e3 * statistics.median(taken[0]), "", None, spread=spread)
             elif n > SHORT:
                 yield no_more(what, taken[0], taken[1], 1.02, against=self._against)
             else:
                 base = 1e3 * statistics.median(taken[1])
                 differences = quartiles([1e3 * (a - b) for a, b in zip(taken[0], taken[1], strict=True)])
-                yield Row(
+                yield Measurement(
                     f"{what}: later by",
                     self._against,
                     "ms",
@@ -146,7 +149,7 @@ class Measured:
                     pairs=len(taken[0]),
                 )
 
-    def token(self, budget: Budget) -> Iterator[Row]:
+    def token(self, budget: Budget) -> Iterator[Measurement]:
         """What HTTP, JSON and the way between add to a token of a lone stream, over the library's own."""
         base = synthetic_pack(self._model)
         pack = held(base, False, steered_layer(base))
@@ -169,7 +172,7 @@ class Measured:
             alternate([library, served], budget, warm_up=1)
         added = [1e3 * (a - b) for a, b in zip(over_http[1:], alone[1:], strict=True)]
         median = statistics.median(added)
-        yield Row(
+        yield Measurement(
             "HTTP and JSON a token, over the library's stream",
             "a token of the library",
             "ms",
@@ -181,7 +184,7 @@ class Measured:
             pairs=len(added),
         )
 
-    def second_turn(self) -> Iterator[Row]:
+    def second_turn(self) -> Iterator[Measurement]:
         """What the second turn evaluates, whose whole history is sent again: what is new; after a steered turn, all of it."""
         for name, opened, question in (
             (CLOSED, False, "Name three rivers."),
@@ -196,7 +199,7 @@ class Measured:
             closing = 2 + (first.tokens == 16)  # what ends the answer before, and its last token if it was cut
             least = len(turns.tokens) if opened else len(turns.tokens) - turns.turn_start + closing
             evaluated = second.prompt_tokens - second.cached_tokens
-            yield Row(
+            yield Measurement(
                 f"second turn of a chat, gate {'open' if opened else 'closed'}",
                 "its prompt, all of which is steered" if opened else "what is new in it",
                 "tokens",
@@ -207,7 +210,7 @@ class Measured:
                 evaluated / least,
             )
 
-    def memory(self) -> Iterator[Row]:
+    def memory(self) -> Iterator[Measurement]:
         """Short requests from all clients, steered and not, each tenth of which is given up; so many as time allows."""
         after: list[float] = []
         done, at_once = 0, max(CLIENTS)
@@ -220,7 +223,7 @@ class Measured:
             time.sleep(0.5)
             after.append(self._server.megabytes)
         more = after[1] - after[0]
-        yield Row(
+        yield Measurement(
             f"memory after {done:,} requests, over after {SETTLED}",
             f"after {SETTLED}",
             "MB",

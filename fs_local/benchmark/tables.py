@@ -8,7 +8,7 @@ from rich.box import MARKDOWN
 from rich.markup import escape
 from rich.table import Table
 
-from fs_local.benchmark.figures import Report, Row
+from fs_local.benchmark.figures import Measurement, Report
 from fs_local.benchmark.peers import Peer
 from fs_local.benchmark.scaling import Scaling
 
@@ -48,7 +48,7 @@ def _goals(report: Report | Scaling, caption: str) -> Table:
     return table
 
 
-def _add_row(table: Table, r: Row) -> None:
+def _add_row(table: Table, r: Measurement) -> None:
     against = "" if r.base is None else f"{_digits(r.base)} {r.unit} ({r.against})"
     low, high = r.spread or (0.0, 0.0)
     spread = "" if r.spread is None else f" ({low:.3f}–{high:.3f})"

@@ -14,7 +14,7 @@ from fs_local.commands.output import print_json
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from fs_local.lessons import Row, Summary
+    from fs_local.lessons import LessonRow, Summary
 
 app = typer.Typer(
     help="Lessons: named sets of examples that grow out of corrections in the page and in chat.", no_args_is_help=True
@@ -103,7 +103,7 @@ def _lessons_table(lessons: Sequence[Summary]) -> Table:
     return table
 
 
-def _lesson_table(rows: Sequence[Row]) -> Table:
+def _lesson_table(rows: Sequence[LessonRow]) -> Table:
     """A lesson's rows."""
     from rich.markup import escape
     from rich.table import Table

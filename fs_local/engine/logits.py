@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from fs_local.arrays import F32
 from fs_local.engine.requests import TokenLogprob
 from fs_local.errors import FsLocalError
-from fs_local.method.folded import F32
 
 if TYPE_CHECKING:
     from fs_local.engine.vocabulary import Vocabulary

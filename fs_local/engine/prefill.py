@@ -14,10 +14,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from fs_local.arrays import F32
 from fs_local.engine.cells import TILE, Cells, parts_of
 from fs_local.engine.decision import Decision, added_by_layer, first_steered, steered_from, steers_prompt_alone
 from fs_local.engine.packs import Chosen
-from fs_local.method.folded import F32
 from fs_local.method.readings import QueryReader, part_of
 from fs_local.runtime.context import Context
 from fs_local.runtime.layer_states import LayerStates

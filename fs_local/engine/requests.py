@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+from fs_local.arrays import F32
 from fs_local.engine.decision import Decision
 from fs_local.errors import FsLocalError
-from fs_local.method.folded import F32
 from fs_local.runtime.prompt import Prompt
 from fs_local.runtime.sampling import Sampling
 

@@ -6,10 +6,10 @@ from collections.abc import Callable
 
 import numpy as np
 
+from fs_local.arrays import F32
 from fs_local.engine.cells import Cells
 from fs_local.engine.logits import log_probability
 from fs_local.engine.prefill import rows_of
-from fs_local.method.folded import F32
 from fs_local.runtime.context import Context
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from fs_local.arrays import F32
 from fs_local.engine.decision import Decision, added_by_layer, steered_from, steers_prompt_alone
 from fs_local.engine.logits import alternatives, masked
 from fs_local.engine.packs import Chosen
@@ -16,7 +17,6 @@ from fs_local.engine.requests import FinishReason, Piece, Request, TokenLogprob
 from fs_local.engine.stream import Mailbox
 from fs_local.engine.text import TextStream
 from fs_local.errors import FitError, ModelError
-from fs_local.method.folded import F32
 from fs_local.runtime.context import Context
 from fs_local.runtime.sampling import Sampler
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Callable, Sequence
 
+from fs_local.arrays import F32
 from fs_local.engine.cells import SINGLE, TILE, Cells
 from fs_local.engine.packs import Packs
 from fs_local.engine.prefill import Prefill
@@ -22,7 +23,6 @@ from fs_local.engine.sequences import NotFinite
 from fs_local.engine.sequences import Sequence as Work
 from fs_local.engine.vocabulary import Vocabulary
 from fs_local.errors import ContextFullError, FitError
-from fs_local.method.folded import F32
 from fs_local.runtime.context import Context
 
 MOST_AT_ONCE = TILE - 1

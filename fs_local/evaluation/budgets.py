@@ -7,9 +7,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
-from numpy.typing import NDArray
 
-F64 = NDArray[np.float64]
 BUDGETS = (0.01, 0.05, 0.1)
 """Mean KL(unsteered ‖ steered) on general queries, nats a token."""
 

@@ -11,9 +11,10 @@ from fs_local.evaluation.contenders import Contender, method_of, name_of, streng
 from fs_local.evaluation.figures import auroc
 from fs_local.evaluation.files import LABELS, File
 from fs_local.evaluation.frontier import Frontier
-from fs_local.evaluation.runner import Progress, Runner
+from fs_local.evaluation.runner import Runner
 from fs_local.evaluation.suites import SUITES
 from fs_local.pack.file import Pack
+from fs_local.progress import Progress
 from fs_local.runtime.context import default_threads
 from fs_local.runtime.model import Model
 from fs_local.steering import check_model, check_names

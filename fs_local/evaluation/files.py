@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fs_local.errors import DataError
-from fs_local.evaluation.suites import SUITES, Row, read_suite
+from fs_local.evaluation.suites import SUITES, SuiteRow, read_suite
 
 LABELS = ("ir", "general")
 
@@ -19,7 +19,7 @@ class File:
     suite: str
     path: Path
     name: str
-    rows: list[Row]
+    rows: list[SuiteRow]
     label: str = ""
 
 

@@ -13,7 +13,7 @@ from fs_local.evaluation.contenders import Contender, SystemPrompt, name_of
 from fs_local.evaluation.figures import figure, gain
 from fs_local.evaluation.files import File
 from fs_local.evaluation.runner import Runner
-from fs_local.evaluation.suites import SUITES, Row, figure_of, kind_of
+from fs_local.evaluation.suites import SUITES, SuiteRow, figure_of, kind_of
 from fs_local.method.folded import constant_experts, open_gate
 from fs_local.pack.file import Pack
 from fs_local.pack.manifest import MAX_STRENGTH, ExpertAbout, GateSettings
@@ -115,7 +115,7 @@ def _ours(packs: Sequence[Pack]) -> str | None:
 
 
 def _line(
-    runner: Runner, task: File, general: Sequence[Row], contender: Contender, allowed: Sequence[float]
+    runner: Runner, task: File, general: Sequence[SuiteRow], contender: Contender, allowed: Sequence[float]
 ) -> list[Point]:
     """The contender's curve, from below the least budget to above the largest, as far as its factors reach; ascending. A system prompt has
     one point."""
@@ -135,7 +135,7 @@ def _line(
     return sorted(by_strength.values(), key=lambda p: abs(p.strength))
 
 
-def _point(runner: Runner, task: File, general: Sequence[Row], pack: Pack, factor: float) -> Point:
+def _point(runner: Runner, task: File, general: Sequence[SuiteRow], pack: Pack, factor: float) -> Point:
     strength = float(np.clip(pack.manifest.steer.strength * factor, -MAX_STRENGTH, MAX_STRENGTH))
     at = pack.with_strength(strength)
     return Point(strength, _effect(runner, task, at), _drift(runner, general, at))
@@ -145,7 +145,7 @@ def _effect(runner: Runner, task: File, contender: Contender | None) -> list[flo
     return SUITES[task.suite](runner, task.rows, contender).values[EFFECTS[task.suite]]
 
 
-def _drift(runner: Runner, general: Sequence[Row], contender: Contender) -> list[float]:
+def _drift(runner: Runner, general: Sequence[SuiteRow], contender: Contender) -> list[float]:
     return SUITES["drift"](runner, general, contender).values["kl"]
 
 

@@ -20,13 +20,13 @@ from fs_local.evaluation.compare import evaluate_packs
 from fs_local.evaluation.contenders import Contender, SystemPrompt
 from fs_local.evaluation.files import File
 from fs_local.evaluation.protocol import Measured, Protocol, Task, Way
-from fs_local.evaluation.runner import Progress
 from fs_local.evaluation.suites import read_suite
 from fs_local.examples import Pair, Query, read_rows
 from fs_local.fitting import Examples, FitOptions, fit
 from fs_local.fitting.files import read_examples
 from fs_local.model_files import resolve_model
 from fs_local.pack.file import Pack
+from fs_local.progress import Progress
 from fs_local.runtime.model import Model
 from fs_local.store import Store, digest
 

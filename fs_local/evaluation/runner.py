@@ -9,20 +9,19 @@ from typing import Any
 
 import numpy as np
 
+from fs_local.arrays import F32
 from fs_local.capture import Request, query_request
 from fs_local.engine import Decision, Engine, Piece, Prompt, Sampling, Steer
 from fs_local.engine import Request as EngineRequest
 from fs_local.errors import DataError
 from fs_local.examples import Query
-from fs_local.method.folded import F32
 from fs_local.pack.file import Pack
 from fs_local.pack.manifest import Scope
+from fs_local.progress import Progress, untold
 from fs_local.runtime.context import DEFAULT_CTX
 from fs_local.runtime.model import Model
 from fs_local.store import Store, digest
 
-Progress = Callable[[str, int, int], None]
-"""Called with (what is being done, done, total)."""
 Additions = Mapping[int, F32]
 """What a sequence is steered by: layer -> float32 (d,); empty for nothing."""
 AT_ONCE = 16
@@ -32,7 +31,7 @@ _WITH_LOGITS = 4
 
 
 @dataclass(frozen=True)
-class Decided:
+class KeptDecision:
     """A query's opening, what it is steered by (layer -> float32 (d,), empty where the gate is closed), and the gate's score."""
 
     opening: float
@@ -70,21 +69,21 @@ class Runner:
     def __init__(self, model: Model, store: Store | None = None, progress: Progress | None = None) -> None:
         self.model = model
         self._store = store or Store()
-        self._report = progress or (lambda _what, _done, _total: None)
+        self._report = progress or untold
         self._engine: Engine | None = None
         self._decisions: dict[tuple[str, str], Decision] = {}
 
     def requests(self, queries: Sequence[Query], answers: Sequence[Sequence[str]] = ()) -> list[Request]:
         return [query_request(self.model, q, answers[i] if answers else ()) for i, q in enumerate(queries)]
 
-    def decide(self, pack: Pack | None, requests: Sequence[Request]) -> list[Decided]:
+    def decide(self, pack: Pack | None, requests: Sequence[Request]) -> list[KeptDecision]:
         """What each query gets from a pack; without a pack, nothing.
 
         Raises:
             DataError: a query that is longer than the model's context.
         """
         if pack is None:
-            return [Decided(0.0, {})] * len(requests)
+            return [KeptDecision(0.0, {})] * len(requests)
         strength = pack.manifest.steer.strength
         # decided once, whatever the strength
         of_pack = digest(pack.with_strength(1.0).manifest.model_dump(mode="json"))
@@ -104,13 +103,13 @@ class Runner:
         for key in keys:
             d = replace(self._decisions[key], strength=strength)
             additions = dict(zip(d.layers, d.addition, strict=True)) if d.is_open else {}
-            decided.append(Decided(d.opening, additions, d.score))
+            decided.append(KeptDecision(d.opening, additions, d.score))
         return decided
 
     def answers(
         self,
         requests: Sequence[Request],
-        decided: Sequence[Decided],
+        decided: Sequence[KeptDecision],
         max_tokens: int,
         scope: Scope = "all",
         what: str = "answer",
@@ -155,7 +154,7 @@ class Runner:
         return [Answer(r["text"], tuple(r["tokens"]), r["log_probability"]) for r in rows]
 
     def scores(
-        self, requests: Sequence[Request], decided: Sequence[Decided], scope: Scope = "all", what: str = "score"
+        self, requests: Sequence[Request], decided: Sequence[KeptDecision], scope: Scope = "all", what: str = "score"
     ) -> list[list[list[float]]]:
         """Log-probability of each token of each answer of each request (nats)."""
 
@@ -166,7 +165,7 @@ class Runner:
         return self._each("score", requests, decided, [], scope, what, compute)
 
     def drift(
-        self, requests: Sequence[Request], decided: Sequence[Decided], scope: Scope = "all", what: str = "drift"
+        self, requests: Sequence[Request], decided: Sequence[KeptDecision], scope: Scope = "all", what: str = "drift"
     ) -> list[tuple[float, float]]:
         """For each request: mean KL(unsteered ‖ steered) of the next-token distributions over its answers' tokens (nats), and the
         share of tokens where both rank the same one first. Exactly (0, 1) where nothing is added.
@@ -225,7 +224,7 @@ class Runner:
         self,
         kind: str,
         requests: Sequence[Request],
-        decided: Sequence[Decided],
+        decided: Sequence[KeptDecision],
         settings: list[object],
         scope: Scope,
         what: str,

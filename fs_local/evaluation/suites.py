@@ -16,7 +16,7 @@ from fs_local.evaluation.contenders import Contender, SystemPrompt
 from fs_local.evaluation.figures import Figure, Kind, figure
 from fs_local.evaluation.fluency import fluency
 from fs_local.evaluation.references import lead
-from fs_local.evaluation.runner import Answer, Asked, Decided, Runner
+from fs_local.evaluation.runner import Answer, Asked, KeptDecision, Runner
 from fs_local.examples import Query, multiple_choice, read_rows, row_pair, row_query
 from fs_local.pack.file import Pack
 from fs_local.pack.manifest import Scope
@@ -55,7 +55,7 @@ def figure_of(name: str, values: Sequence[float]) -> Figure:
 
 
 @dataclass(frozen=True)
-class Row:
+class SuiteRow:
     """One row of a suite's file: the query, and what else the suite needs of it.
 
     Attributes:
@@ -98,17 +98,17 @@ class Result:
         }
 
 
-Suite = Callable[[Runner, Sequence[Row], Contender | None], Result]
+Suite = Callable[[Runner, Sequence[SuiteRow], Contender | None], Result]
 
 
-def opening(runner: Runner, rows: Sequence[Row], contender: Contender | None) -> Result:
+def opening(runner: Runner, rows: Sequence[SuiteRow], contender: Contender | None) -> Result:
     """Decisions alone: the share of queries whose gate opens, and the mean opening."""
     decided = _decided(runner, contender, _asked(runner, rows, contender))
     values = {"opened": [float(d.opening > 0) for d in decided], "opening": [d.opening for d in decided]}
     return Result("opening", values, scores=[d.score for d in decided])
 
 
-def refusal(runner: Runner, rows: Sequence[Row], contender: Contender | None) -> Result:
+def refusal(runner: Runner, rows: Sequence[SuiteRow], contender: Contender | None) -> Result:
     """Share of refusals among greedy answers, with their fluency."""
     decided, steered, plain = _answered(runner, rows, contender, ANSWER_TOKENS)
     values = {
@@ -121,13 +121,13 @@ def refusal(runner: Runner, rows: Sequence[Row], contender: Contender | None) ->
     return Result("refusal", values, _samples(rows, decided, plain, steered))
 
 
-def over_refusal(runner: Runner, rows: Sequence[Row], contender: Contender | None) -> Result:
+def over_refusal(runner: Runner, rows: Sequence[SuiteRow], contender: Contender | None) -> Result:
     """The same on queries that are safe."""
     result = refusal(runner, rows, contender)
     return Result("over-refusal", result.values, result.samples)
 
 
-def exact_match(runner: Runner, rows: Sequence[Row], contender: Contender | None) -> Result:
+def exact_match(runner: Runner, rows: Sequence[SuiteRow], contender: Contender | None) -> Result:
     """GSM8K-style answers: whether the last number is the right one, and whether the answer is the unsteered one, token for token;
     with fluency."""
     decided, steered, plain = _answered(runner, rows, contender, REASONING_TOKENS)
@@ -143,11 +143,11 @@ def exact_match(runner: Runner, rows: Sequence[Row], contender: Contender | None
     return Result("exact-match", values, _samples(rows, decided, plain, steered))
 
 
-def drift(runner: Runner, rows: Sequence[Row], contender: Contender | None) -> Result:
+def drift(runner: Runner, rows: Sequence[SuiteRow], contender: Contender | None) -> Result:
     """KL(unsteered ‖ steered) of next-token distributions along the unsteered model's own answers (nats a token), and top-1 agreement."""
     requests, asked = runner.requests([r.query for r in rows]), _asked(runner, rows, contender)
     decided = _decided(runner, contender, asked)
-    plain = runner.answers(requests, [Decided(0.0, {})] * len(rows), DRIFT_TOKENS, what="unsteered answers")
+    plain = runner.answers(requests, [KeptDecision(0.0, {})] * len(rows), DRIFT_TOKENS, what="unsteered answers")
     answers = [(list(a.tokens) or [0],) for a in plain]
     spoken = [
         Asked(a.prompt, given, a.user_text, a.turn_start, replace(r, answers=given))
@@ -162,7 +162,7 @@ def drift(runner: Runner, rows: Sequence[Row], contender: Contender | None) -> R
     return Result("drift", values)
 
 
-def truthfulqa(runner: Runner, rows: Sequence[Row], contender: Contender | None) -> Result:
+def truthfulqa(runner: Runner, rows: Sequence[SuiteRow], contender: Contender | None) -> Result:
     """TruthfulQA's multiple choice, by its official scoring of summed log-probabilities: MC1, whether the best true answer comes first;
     MC2, the normalized probability of the true answers."""
     choices = [list({**r.mc1, **r.mc2}) for r in rows]
@@ -177,7 +177,7 @@ def truthfulqa(runner: Runner, rows: Sequence[Row], contender: Contender | None)
     return Result("truthfulqa", values)
 
 
-def preference(runner: Runner, rows: Sequence[Row], contender: Contender | None) -> Result:
+def preference(runner: Runner, rows: Sequence[SuiteRow], contender: Contender | None) -> Result:
     """Pairs of any behaviour: the normalized probability of the preferred answers among all that are given, and whether the most probable
     one is preferred."""
     choices = [list(r.mc2) for r in rows]
@@ -193,7 +193,7 @@ def preference(runner: Runner, rows: Sequence[Row], contender: Contender | None)
     return Result("preference", values)
 
 
-def open_answers(runner: Runner, rows: Sequence[Row], contender: Contender | None) -> Result:
+def open_answers(runner: Runner, rows: Sequence[SuiteRow], contender: Contender | None) -> Result:
     """TruthfulQA's questions, answered freely: whether an answer is nearer to a true reference than to any false one
     (`fs_local.evaluation.references`), and by how much; with fluency."""
     decided, steered, plain = _answered(runner, rows, contender, OPEN_TOKENS)
@@ -232,7 +232,7 @@ def mc2(sums: Sequence[float], true: Sequence[bool]) -> float:
     return float(p[np.array(true)].sum() / p.sum())
 
 
-def read_suite(suite: str, path: Path, limit: int | None = None) -> list[Row]:
+def read_suite(suite: str, path: Path, limit: int | None = None) -> list[SuiteRow]:
     """Rows of a suite's file: `query` or `messages` (and `answer` for exact-match; `preferred` and `undesired` for preference), or
     TruthfulQA's official task format.
 
@@ -243,36 +243,38 @@ def read_suite(suite: str, path: Path, limit: int | None = None) -> list[Row]:
     for row, where in read_rows(path):
         if suite in ("truthfulqa", "open-answers"):
             query, mc1, mc2_ = multiple_choice(row, where)
-            rows.append(Row(query, mc1=mc1, mc2=mc2_))
+            rows.append(SuiteRow(query, mc1=mc1, mc2=mc2_))
         elif suite == "preference":
             pair = row_pair(row, where)
             rows.append(
-                Row(pair.query, mc2={**dict.fromkeys(pair.preferred, True), **dict.fromkeys(pair.undesired, False)})
+                SuiteRow(
+                    pair.query, mc2={**dict.fromkeys(pair.preferred, True), **dict.fromkeys(pair.undesired, False)}
+                )
             )
         elif suite == "exact-match":
             answer = row.get("answer")
             if not isinstance(answer, (str, int, float)) or _last_number(str(answer)) is None:
                 raise DataError(f"{where}: `answer` must hold a number")
-            rows.append(Row(row_query(row, where), answer=str(answer)))
+            rows.append(SuiteRow(row_query(row, where), answer=str(answer)))
         else:
-            rows.append(Row(row_query(row, where)))
+            rows.append(SuiteRow(row_query(row, where)))
     if not rows:
         raise DataError(f"{path} has no rows; it needs one a line")
     return rows[:limit]
 
 
 def _answered(
-    runner: Runner, rows: Sequence[Row], contender: Contender | None, max_tokens: int
-) -> tuple[list[Decided], list[Answer], list[Answer]]:
+    runner: Runner, rows: Sequence[SuiteRow], contender: Contender | None, max_tokens: int
+) -> tuple[list[KeptDecision], list[Answer], list[Answer]]:
     requests, asked = runner.requests([r.query for r in rows]), _asked(runner, rows, contender)
     decided = _decided(runner, contender, asked)
-    plain = runner.answers(requests, [Decided(0.0, {})] * len(rows), max_tokens, what="unsteered answers")
+    plain = runner.answers(requests, [KeptDecision(0.0, {})] * len(rows), max_tokens, what="unsteered answers")
     steered = runner.answers(asked, decided, max_tokens, _scope(contender), "steered answers")
     return decided, steered, plain
 
 
 def _samples(
-    rows: Sequence[Row], decided: Sequence[Decided], plain: Sequence[Answer], steered: Sequence[Answer]
+    rows: Sequence[SuiteRow], decided: Sequence[KeptDecision], plain: Sequence[Answer], steered: Sequence[Answer]
 ) -> list[Sample]:
     return [
         Sample(r.query.text, d.opening, p.text, s.text)
@@ -281,7 +283,7 @@ def _samples(
 
 
 def _asked(
-    runner: Runner, rows: Sequence[Row], contender: Contender | None, answers: Sequence[Sequence[str]] = ()
+    runner: Runner, rows: Sequence[SuiteRow], contender: Contender | None, answers: Sequence[Sequence[str]] = ()
 ) -> list[Request]:
     """The rows' queries as a contender asks them."""
     queries = [r.query for r in rows]
@@ -290,7 +292,7 @@ def _asked(
     return runner.requests(queries, answers)
 
 
-def _decided(runner: Runner, contender: Contender | None, requests: Sequence[Request]) -> list[Decided]:
+def _decided(runner: Runner, contender: Contender | None, requests: Sequence[Request]) -> list[KeptDecision]:
     """A system prompt decides nothing: it is there for every query."""
     return runner.decide(contender if isinstance(contender, Pack) else None, requests)
 

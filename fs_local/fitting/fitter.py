@@ -14,14 +14,15 @@ from typing import Any
 from fs_local.errors import DataError, FitError
 from fs_local.evaluation.runner import Runner
 from fs_local.examples import DataFile, Pair
+from fs_local.fitting.expert_search import ChosenExperts, about, choose_experts, experts_untried
+from fs_local.fitting.gate_search import ChosenGate, always, choose_gate, needs_no_states
 from fs_local.fitting.gating import fit_gate, notes_on_gate, queries_for
 from fs_local.fitting.given import GivenStates
-from fs_local.fitting.how import How, about, choose_how, how_untried
-from fs_local.fitting.options import Examples, FitOptions, Progress, Shape, check
-from fs_local.fitting.when import When, always, choose_when, needs_no_states
+from fs_local.fitting.options import Examples, FitOptions, Shape, check
 from fs_local.method.subspace import principal
 from fs_local.pack.file import Pack
 from fs_local.pack.manifest import DataDigest, Figures, Manifest, ModelIdentity, SteerSettings
+from fs_local.progress import Progress, untold
 from fs_local.runtime.model import Model
 from fs_local.steering import identity
 from fs_local.store import Store
@@ -57,7 +58,7 @@ def fit(
         FitError: states that are not finite, or options out of range, or that want examples which are not there.
     """
     options = options or FitOptions()
-    report = progress or (lambda _what, _done, _total: None)
+    report = progress or untold
     captures = store.captures if store is not None else None
     if given is None:
         check(model, options, pairs=len(examples.pairs), ir=len(examples.ir), general=examples.n_general)
@@ -71,11 +72,11 @@ def fit(
     if options.share < 1:
         examples = examples.drawn(options)
     queries = queries_for(examples, options)
-    how = choose_how(Runner(model, store), examples, options, report, queries, captures, given)
+    how = choose_experts(Runner(model, store), examples, options, report, queries, captures, given)
     if given is None:
         when = fit_gate(model, queries, options, how.layers[0], report, captures)
     else:
-        when = _when_given(model, given, options, how.layers[0], report)
+        when = _gate_given(model, given, options, how.layers[0], report)
     files = {**(examples.files or {}), **(given.files if given is not None else {})}
     notes = (*examples.notes, *queries.notes, *notes_on_gate(when, queries, options), *_notes(how))
     return replace(_fitted(identity(model), how, when, examples.pairs, files, options), notes=notes)
@@ -102,8 +103,8 @@ def fit_untried(
             f"{given.path} has states of blocks {', '.join(map(str, blocks))}, and no texts to try them on; choose one with --layer, "
             "or give the pairs' texts with --pairs"
         )
-    how = how_untried(given, options, layers[0])
-    when = _when_given(model, given, options, how.layers[0], progress or (lambda _what, _done, _total: None))
+    how = experts_untried(given, options, layers[0])
+    when = _gate_given(model, given, options, how.layers[0], progress or untold)
     notes = (
         (
             f"nothing was tried on the model: the strength is {how.strength:g}, at which the pack adds what tells preferred from "
@@ -123,16 +124,16 @@ def _check_given(model: Shape, given: GivenStates, options: FitOptions) -> None:
         given.gate_layers(options, candidates[0][0])  # what the gate wants must be there before a search begins
 
 
-def _when_given(model: Shape, given: GivenStates, options: FitOptions, steered: int, report: Progress) -> When:
+def _gate_given(model: Shape, given: GivenStates, options: FitOptions, steered: int, report: Progress) -> ChosenGate:
     if needs_no_states(options):
         return always(model.width, steered)
-    return choose_when(given.queries, given.gate_layers(options, steered), options, steered, report)
+    return choose_gate(given.queries, given.gate_layers(options, steered), options, steered, report)
 
 
 def _fitted(
     model: ModelIdentity,
-    how: How,
-    when: When,
+    how: ChosenExperts,
+    when: ChosenGate,
     pairs: Sequence[Pair],
     files: Mapping[str, DataFile],
     options: FitOptions,
@@ -176,7 +177,7 @@ def _fitted(
     return Fitted(pack, _record(pack, how, when, pairs))
 
 
-def _notes(how: How) -> tuple[str, ...]:
+def _notes(how: ChosenExperts) -> tuple[str, ...]:
     """What a person should know of the setting that was chosen, where it is no good one."""
     trial, unsteered = how.held_out, how.unsteered_held_out
     if trial is None or unsteered is None:
@@ -195,7 +196,7 @@ def _notes(how: How) -> tuple[str, ...]:
     return tuple(notes)
 
 
-def _record(pack: Pack, how: How, when: When, pairs: Sequence[Pair]) -> dict[str, Any]:
+def _record(pack: Pack, how: ChosenExperts, when: ChosenGate, pairs: Sequence[Pair]) -> dict[str, Any]:
     m, gate = pack.manifest, pack.gate
     return {
         "name": m.name,
@@ -240,7 +241,7 @@ def _record(pack: Pack, how: How, when: When, pairs: Sequence[Pair]) -> dict[str
     }
 
 
-def _scatter(how: How, pairs: Sequence[Pair], seed: int) -> list[dict[str, Any]]:
+def _scatter(how: ChosenExperts, pairs: Sequence[Pair], seed: int) -> list[dict[str, Any]]:
     """The differences in the plane where they vary most; nothing where they vary along a line."""
     if how.mixture is None:
         return []

@@ -5,12 +5,13 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-from fs_local.fitting.options import Examples, FitOptions, Progress, check_queries
+from fs_local.fitting.gate_search import ChosenGate, always, choose_gate, needs_no_states
+from fs_local.fitting.options import Examples, FitOptions, check_queries
 from fs_local.fitting.queries import GateQueries, gate_queries
 from fs_local.fitting.states import EARLY_DEPTHS, ONE_CLASS_DEPTH, gate_layers, query_states
-from fs_local.fitting.when import When, always, choose_when, needs_no_states
 from fs_local.pack.file import Pack
 from fs_local.pack.manifest import DataDigest
+from fs_local.progress import Progress, untold
 from fs_local.runtime.model import Model
 from fs_local.steering import check_model
 from fs_local.store import Store
@@ -49,7 +50,7 @@ def gated(
     if options.gate_layer is None and not queries.general and steered < low:
         # one-class, and nothing to choose a layer by: states of the first blocks say little of a query
         options = dataclasses.replace(options, gate_layer=round(model.n_layer * ONE_CLASS_DEPTH))
-    report = progress or (lambda _what, _done, _total: None)
+    report = progress or untold
     when = fit_gate(model, queries, options, steered, report, store.captures if store is not None else None)
     found = _joined(pack, when, examples, options)
     notes = (*examples.notes, *queries.notes, *notes_on_gate(when, queries, options))
@@ -70,16 +71,16 @@ def queries_for(examples: Examples, options: FitOptions) -> GateQueries:
 
 def fit_gate(
     model: Model, queries: GateQueries, options: FitOptions, steered: int, report: Progress, captures: Path | None
-) -> When:
+) -> ChosenGate:
     """Captures the queries and fits the gate of a method before what steers from block `steered` on."""
     if needs_no_states(options):
         return always(model.width, steered)
     states = query_states(model, queries, options, steered, report, captures)
     layers = gate_layers(model.n_layer, options, steered, bool(queries.general))
-    return choose_when(states, layers, options, steered, report)
+    return choose_gate(states, layers, options, steered, report)
 
 
-def notes_on_gate(when: When, queries: GateQueries, options: FitOptions) -> list[str]:
+def notes_on_gate(when: ChosenGate, queries: GateQueries, options: FitOptions) -> list[str]:
     """Which kinds of general query the gate can't leave alone, with some of them, and what would help."""
     general = [q.text for part in queries.general for q in part.queries]
     notes = []
@@ -106,7 +107,7 @@ def _shown(text: str) -> str:
     return f"“{line[:_SHOWN_CHARACTERS]}{'…' if len(line) > _SHOWN_CHARACTERS else ''}”"
 
 
-def _joined(pack: Pack, when: When, examples: Examples, options: FitOptions) -> Pack:
+def _joined(pack: Pack, when: ChosenGate, examples: Examples, options: FitOptions) -> Pack:
     m = pack.manifest
     data = {name: digest for name, digest in m.data.items() if not name.endswith(_OF_THE_GATE)}
     for name, file in (examples.files or {}).items():

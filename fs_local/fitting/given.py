@@ -44,15 +44,15 @@ from pathlib import Path
 
 import numpy as np
 
+from fs_local.arrays import F32
 from fs_local.errors import DataError, FitError
 from fs_local.examples import DataFile
+from fs_local.files import file_digest
 from fs_local.fitting.methods import TAKE_QUERIES
 from fs_local.fitting.options import FitOptions, Shape
 from fs_local.fitting.states import PairStates, Place, QueryStates
 from fs_local.fitting.vllm_states import is_index, read_index
-from fs_local.method.folded import F32
 from fs_local.method.rows import Rows
-from fs_local.pack.archive import file_digest
 from fs_local.tensor_file import container, open_npz, open_safetensors
 
 _HEAD_BYTES = 1 << 16

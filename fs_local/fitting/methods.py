@@ -7,11 +7,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from fs_local.arrays import F32
 from fs_local.errors import FitError
 from fs_local.fitting.options import FitOptions
 from fs_local.fitting.states import PairStates, QueryStates
 from fs_local.method.experts import MixtureOfSteeringExperts
-from fs_local.method.folded import F32, Experts, constant_experts
+from fs_local.method.folded import Experts, constant_experts
 from fs_local.method.rivals import (
     AdaptiveSteering,
     LogisticStrength,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -18,8 +18,6 @@ from fs_local.method.splits import alone, split
 from fs_local.pack.manifest import MAX_STRENGTH, FitMethod, ModelIdentity, Scope
 from fs_local.runtime.model import Model
 
-Progress = Callable[[str, int, int], None]
-"""Called with (what is being done, done, total)."""
 Shape = Model | ModelIdentity
 """What a model is, loaded or not."""
 WITH_GATES: tuple[FitMethod, ...] = ("finesteer", "ridge", "caa", "repe", "random")

@@ -9,15 +9,16 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from fs_local.arrays import F32
 from fs_local.capture import Captured, capture, query_request
 from fs_local.examples import Pair
-from fs_local.fitting.options import FitOptions, Progress, Shape
+from fs_local.fitting.options import FitOptions, Shape
 from fs_local.fitting.queries import WRAPPED, GateQueries, Part, labels
 from fs_local.fitting.twins import groups_of
 from fs_local.method.crossfit import Labelled
-from fs_local.method.folded import F32
 from fs_local.method.readings import Reading
 from fs_local.method.rows import Index, Rows, release
+from fs_local.progress import Progress
 from fs_local.runtime.model import Model
 
 STEER_DEPTHS = ((0.4,), (0.47, 0.6), (0.33,), (0.6,))

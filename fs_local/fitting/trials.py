@@ -8,12 +8,12 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from fs_local.arrays import F32
 from fs_local.capture import Request, query_request
 from fs_local.evaluation.fluency import repeated_share
-from fs_local.evaluation.runner import Answer, Decided, Runner
+from fs_local.evaluation.runner import Answer, KeptDecision, Runner
 from fs_local.evaluation.suites import mc2
 from fs_local.examples import Pair
-from fs_local.method.folded import F32
 from fs_local.pack.manifest import EffectKind, Scope, Trial
 from fs_local.refusals import is_refusal
 
@@ -52,7 +52,7 @@ class Trials:
         self._scope = scope
         self._prompts = [replace(r, answers=()) for r in requests]
         self.kind = kind
-        closed = [Decided(0.0, {})] * len(pairs)
+        closed = [KeptDecision(0.0, {})] * len(pairs)
         self._plain = self._answers(closed)
         self.unsteered_rows = self._effects(closed, self._plain)
         self.unsteered = float(np.mean(self.unsteered_rows))
@@ -60,7 +60,7 @@ class Trials:
     def __call__(self, layers: Sequence[int], strength: float, vectors: F32, experts: int, residual: int) -> Trial:
         """Tries λ after some blocks with each pair's own steering vector, (pairs, layers × d)."""
         parts = np.float32(strength) * vectors.reshape(len(vectors), len(layers), -1)
-        decided = [Decided(1.0, dict(zip(layers, part, strict=True))) for part in parts]
+        decided = [KeptDecision(1.0, dict(zip(layers, part, strict=True))) for part in parts]
         steered = self._answers(decided)
         repeated, plain_repeated = (float(np.mean([repeated_share(a.text) for a in x])) for x in (steered, self._plain))
         plain_log, log = (float(np.mean([a.log_probability for a in x])) for x in (self._plain, steered))
@@ -77,10 +77,10 @@ class Trials:
             within_budget=repeated <= plain_repeated + REPEATED_BUDGET and ratio <= PERPLEXITY_BUDGET,
         )
 
-    def _answers(self, decided: Sequence[Decided]) -> list[Answer]:
+    def _answers(self, decided: Sequence[KeptDecision]) -> list[Answer]:
         return self._runner.answers(self._prompts, decided, ANSWER_TOKENS, self._scope)
 
-    def _effects(self, decided: Sequence[Decided], answers: Sequence[Answer]) -> list[float]:
+    def _effects(self, decided: Sequence[KeptDecision], answers: Sequence[Answer]) -> list[float]:
         """One a pair."""
         if self.kind == "refusal":
             return [float(is_refusal(a.text)) for a in answers]

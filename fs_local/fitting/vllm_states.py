@@ -22,9 +22,9 @@ from typing import Any
 
 import numpy as np
 
+from fs_local.arrays import F32
 from fs_local.errors import DataError
-from fs_local.method.folded import F32
-from fs_local.pack.archive import file_digest
+from fs_local.files import file_digest
 from fs_local.tensor_file import open_safetensors
 
 _NAME = "hidden_states"

@@ -10,12 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.covariance import ledoit_wolf_shrinkage
 
-from fs_local.method.folded import F32
+from fs_local.arrays import F32, F64
 from fs_local.method.margins import Margin, Moments, Side, discriminant
 from fs_local.method.rows import Rows
 from fs_local.method.subspace import deviation, mean, principal
 
-F64 = NDArray[np.float64]
 _AXES = 256
 """Principal directions of the standardized states that a discriminant is fitted in."""
 

@@ -11,13 +11,13 @@ from sklearn.base import BaseEstimator
 from sklearn.cluster import KMeans, MiniBatchKMeans
 from sklearn.metrics import calinski_harabasz_score
 
+from fs_local.arrays import F32, F64
 from fs_local.errors import FitError
-from fs_local.method.folded import F32, TINY, Experts
+from fs_local.method.folded import TINY, Experts
 from fs_local.method.rows import Rows
 from fs_local.method.splits import Numbers, alone, split
 from fs_local.method.subspace import group_means, mean_square, principal, spread
 
-F64 = NDArray[np.float64]
 _CLUSTER_PCA = 50
 _INPUT_PCA = 64
 _MINI_BATCHES_FROM = 5000

@@ -10,9 +10,9 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
-F32 = NDArray[np.float32]
+from fs_local.arrays import F32
+
 GateKind = Literal["quantile", "logistic", "soft", "open", "cosine_above", "cosine_below"]
 
 CLOSED_BELOW = 0.05

@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 from sklearn.base import BaseEstimator
 from sklearn.model_selection import KFold
 
+from fs_local.arrays import F32
 from fs_local.errors import FitError
-from fs_local.method.folded import F32, Gate, GateKind, empirical_cdf, ramp
+from fs_local.method.folded import Gate, GateKind, empirical_cdf, ramp
 from fs_local.method.rows import Rows
 from fs_local.method.subspace import principal
 
-F64 = NDArray[np.float64]
 _MAX_KNOTS = 101
 _EMPTY = np.empty(0, dtype=np.float32)
 MIN_QUERIES = 8

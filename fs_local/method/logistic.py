@@ -10,13 +10,13 @@ from numpy.typing import NDArray
 from scipy.special import expit, logit
 from scipy.stats import norm
 
+from fs_local.arrays import F32, F64
 from fs_local.errors import FitError
 from fs_local.method.crossfit import CrossFitted, Labelled
-from fs_local.method.folded import CLOSED_BELOW, F32
+from fs_local.method.folded import CLOSED_BELOW
 from fs_local.method.gates import SubspaceGate
 from fs_local.method.rows import Rows
 
-F64 = NDArray[np.float64]
 _TAIL_COUNT = 0.5
 _OPENERS = 5
 _LEAST_EXPECTED = 0.1

@@ -12,12 +12,10 @@ from dataclasses import dataclass
 from math import sqrt
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.linalg import cho_factor, cho_solve
 
-from fs_local.method.folded import F32
+from fs_local.arrays import F32, F64
 
-F64 = NDArray[np.float64]
 _TINY = 1e-9
 
 

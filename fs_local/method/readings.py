@@ -12,8 +12,8 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from fs_local.arrays import F32
 from fs_local.errors import FitError
-from fs_local.method.folded import F32
 
 Reading = Literal["last", "user_last", "user_mean", "mean"]
 """`last`: the state of the prompt's last token, as in the paper. `user_last`: of the last token of the user's own text.

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fs_local.arrays import F32
 from fs_local.errors import FitError
-from fs_local.method.folded import F32
 
 Index = NDArray[np.intp]
 _CHUNK_NUMBERS = 1 << 21

@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import eigh
 
+from fs_local.arrays import F64
 from fs_local.method.rows import Rows
 
-F64 = NDArray[np.float64]
 _EXACT = 640
 """Rows or columns, whichever are fewer, up to which directions are exact."""
 _OVERSAMPLING, _ITERATIONS = 24, 5

@@ -8,8 +8,9 @@ from typing import Literal, Protocol
 
 import numpy as np
 
+from fs_local.arrays import F32
 from fs_local.errors import PackError
-from fs_local.method.folded import CLOSED_BELOW, F32, TINY, Experts, Gate, empirical_cdf
+from fs_local.method.folded import CLOSED_BELOW, TINY, Experts, Gate, empirical_cdf
 from fs_local.pack.graph import session
 
 EngineName = Literal["numpy", "onnx"]

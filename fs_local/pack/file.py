@@ -11,10 +11,12 @@ from pathlib import Path
 import numpy as np
 from pydantic import ValidationError
 
+from fs_local.arrays import F32
 from fs_local.errors import PackError
-from fs_local.method.folded import F32, Experts, Gate
+from fs_local.files import replace_file
+from fs_local.method.folded import Experts, Gate
 from fs_local.method.readings import Reading
-from fs_local.pack.archive import read_members, read_npz, replace_file, sealed_archive, write_npz
+from fs_local.pack.archive import read_members, read_npz, sealed_archive, write_npz
 from fs_local.pack.engine import Engine, EngineName, NumpyEngine, OnnxEngine
 from fs_local.pack.graph import ARRAYS_MEMBER, GRAPH_MEMBER, build_graph, checked_graph, graph_arrays
 from fs_local.pack.manifest import FORMAT_VERSION, MAX_STRENGTH, READ_VERSIONS, Manifest, ModelIdentity

@@ -13,8 +13,9 @@ from typing import Any
 
 import numpy as np
 
+from fs_local.arrays import F32
 from fs_local.errors import PackError
-from fs_local.method.folded import CLOSED_BELOW, F32, TINY, Experts, Gate
+from fs_local.method.folded import CLOSED_BELOW, TINY, Experts, Gate
 
 GRAPH_MEMBER = "decision.onnx"
 ARRAYS_MEMBER = "arrays.npz"

@@ -12,7 +12,7 @@ from typing import Any
 from jinja2 import Environment
 from markupsafe import Markup  # jinja2's own dependency
 
-from fs_local.pack.archive import replace_file
+from fs_local.files import replace_file
 from fs_local.report.charts import COLOURS, Chart, Scale, linear, logarithmic, swatch
 from fs_local.report.numbers import blocks, finite, is_finite, number, percent, plain, real, whole
 

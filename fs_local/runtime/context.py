@@ -13,18 +13,16 @@ from types import TracebackType
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from fs_local.arrays import F32
 from fs_local.errors import ContextFullError, ModelError
+from fs_local.runtime.batch import Batch
 from fs_local.runtime.guard import WorkerLost
 from fs_local.runtime.interrupt import Interrupt, deferred_interrupt
 from fs_local.runtime.layer_states import Hook, LayerStates
 from fs_local.runtime.library import ggml, llama, recent_problems
 from fs_local.runtime.model import Model
 from fs_local.runtime.node_filter import Additions, NodeFilter
-from fs_local.runtime.rows import Rows
-
-F32 = NDArray[np.float32]
 
 DEFAULT_CTX = 4096
 MICRO_BATCH = 512
@@ -81,7 +79,7 @@ class Context:
         self._decode, self._get_logits = api.llama_decode, api.llama_get_logits_ith
         if model.is_remote:
             self._decode = functools.partial(model.call, _decode_and_wait)
-        self._rows = Rows(self.n_ubatch, n_seq)
+        self._batch = Batch(self.n_ubatch, n_seq)
         self._has_control_vector = self._adds_natively = False
 
     @property
@@ -122,7 +120,7 @@ class Context:
             as `decode_batch`.
         """
         self._check_size(len(tokens))
-        self._rows.one_sequence(tokens, start, seq, output)
+        self._batch.one_sequence(tokens, start, seq, output)
         try:
             self._evaluate()
         except BaseException:
@@ -136,7 +134,7 @@ class Context:
             as `decode_batch`.
         """
         self._check_size(len(tokens))
-        self._rows.one_each(tokens, positions, sequences)
+        self._batch.one_each(tokens, positions, sequences)
         try:
             self._evaluate()
         except BaseException:
@@ -161,7 +159,7 @@ class Context:
             Exception: whatever the hook raised, once llama.cpp has returned.
         """
         self._check_size(len(tokens))
-        self._rows.any(tokens, positions, sequences, outputs)
+        self._batch.any(tokens, positions, sequences, outputs)
         try:
             self._evaluate()
         except BaseException:
@@ -175,7 +173,7 @@ class Context:
 
     def _evaluate(self) -> None:
         """What stands in the rows."""
-        handle, batch = self.handle, self._rows.batch
+        handle, batch = self.handle, self._batch.struct
         self.stopped_early = False
         if not self._filter.calls_python:  # Ctrl-C may come when it likes
             status = self._decode(handle, batch)
@@ -231,7 +229,7 @@ class Context:
     def occupy(self, n: int, *, start: int, seq: int) -> None:
         """Gives `n` tokens of a sequence cells that hold nothing. Up to `n_ubatch`; raises as `decode_batch`."""
         self._check_size(n)
-        self._rows.one_sequence([0] * n, start, seq, False)
+        self._batch.one_sequence([0] * n, start, seq, False)
         self._filter.skip(True)
         try:
             self._evaluate()

@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-from numpy.typing import NDArray
 
+from fs_local.arrays import F32
 from fs_local.errors import ModelError
 from fs_local.runtime.library import GGML_TYPE_F32, ggml
-
-F32 = NDArray[np.float32]
 
 
 class LayerStates:

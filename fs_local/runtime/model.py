@@ -15,6 +15,7 @@ from types import TracebackType
 from typing import Any, NoReturn
 
 from fs_local.errors import ModelError
+from fs_local.progress import Progress
 from fs_local.runtime import gguf_header
 from fs_local.runtime.backends import Device
 from fs_local.runtime.guard import WorkerLost
@@ -25,8 +26,6 @@ from fs_local.runtime.mapped_file import MappedFile
 from fs_local.runtime.placement import Placement, guard_for
 from fs_local.runtime.prompt import Prompt, build_prompt
 from fs_local.runtime.template import ChatTemplate, Message, Tool
-
-Progress = Callable[[float], None]
 
 
 class Model:
@@ -99,7 +98,7 @@ class Model:
             path: a GGUF file.
             placement: where its blocks lie; on this machine's processor by default.
             extra_kernels: AMX and repacking kernels; None asks the kernel probe.
-            progress: called with the share that is loaded, 0 to 1.
+            progress: called with how many of 100 parts are loaded.
 
         Raises:
             ModelError: no such file, no GGUF, truncated, or llama.cpp can't load it.
@@ -133,7 +132,7 @@ class Model:
                 def report(share: float, _user_data: Any) -> bool:
                     try:
                         if progress is not None:
-                            progress(share)
+                            progress("load model", round(100 * share), 100)
                     except BaseException as error:  # an exception can't cross llama.cpp's frames
                         raised.append(error)
                     return not (raised or interrupt.came)

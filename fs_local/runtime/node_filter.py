@@ -14,13 +14,12 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from fs_local.arrays import F32
 from fs_local.runtime.library import ggml, llama
 
 PURE_PYTHON = "FS_LOCAL_PURE_PYTHON"
 """The environment variable that leaves the C function out, if it is neither empty nor 0."""
-F32 = NDArray[np.float32]
 OnNode = Callable[[int, bool, Any], bool]
 """`cb_eval`: the tensor's address, whether llama.cpp only asks for it, user data."""
 Run = tuple[int, int, F32]

@@ -21,8 +21,8 @@ import psutil
 
 from fs_local.database import data_folder
 from fs_local.errors import FsLocalError
-from fs_local.lessons import Row, write_examples
-from fs_local.pack.archive import replace_file
+from fs_local.files import replace_file
+from fs_local.lessons import LessonRow, write_examples
 from fs_local.server.backend import Backend, ServedPack
 
 How = Literal["quick", "usual", "thorough"]
@@ -76,7 +76,7 @@ class Fits:
     def is_running(self) -> bool:
         return self.now is not None and self.now.state == "running"
 
-    def start(self, lesson: str, rows: Sequence[Row], how: How) -> Fit:
+    def start(self, lesson: str, rows: Sequence[LessonRow], how: How) -> Fit:
         """Begins a fit of a lesson, whose name becomes the pack's.
 
         Raises:
@@ -116,7 +116,7 @@ class Fits:
         replace_file(place, found.pack.to_bytes())
         await self._backend.put_pack(ServedPack.load(place))
 
-    async def _run(self, fit: Fit, rows: Sequence[Row]) -> None:
+    async def _run(self, fit: Fit, rows: Sequence[LessonRow]) -> None:
         work = Path(tempfile.mkdtemp(prefix="fs-local-fit-"))
         try:
             await self._fit(fit, rows, work)
@@ -133,7 +133,7 @@ class Fits:
             await self._end_child()
             shutil.rmtree(work, ignore_errors=True)
 
-    async def _fit(self, fit: Fit, rows: Sequence[Row], work: Path) -> None:
+    async def _fit(self, fit: Fit, rows: Sequence[LessonRow], work: Path) -> None:
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         output, report = work / "pack.fspack", work / "report.html"
         arguments = [

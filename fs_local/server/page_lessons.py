@@ -12,7 +12,7 @@ from fastapi import Request as HttpRequest
 from pydantic import Field
 from starlette.responses import JSONResponse, Response
 
-from fs_local.lessons import Lessons, Row, can_fit, contradictions, lesson_text, missing, read_lesson
+from fs_local.lessons import LessonRow, Lessons, can_fit, contradictions, lesson_text, missing, read_lesson
 from fs_local.server.limits import MAX_BODY_BYTES, MAX_MESSAGES
 from fs_local.server.requests import StrictRoute
 from fs_local.server.schemas_steering import Name, Strict
@@ -42,12 +42,12 @@ class NewRow(Strict):
     preferred: Annotated[list[Text], Field(max_length=100)] = Field(default_factory=list)
     undesired: Annotated[list[Text], Field(max_length=100)] = Field(default_factory=list)
 
-    def row(self) -> Row:
+    def row(self) -> LessonRow:
         """Raises DataError: an empty query or answer."""
         raw: dict[str, Any] = {"kind": self.kind, "messages": [m.model_dump() for m in self.messages]}
         if self.kind == "pair":
             raw |= {"preferred": list(self.preferred), "undesired": list(self.undesired)}
-        return Row.of(raw, "this row")
+        return LessonRow.of(raw, "this row")
 
 
 class Import(Strict):
@@ -136,7 +136,7 @@ def export(name: str, http: HttpRequest) -> Response:
     return Response(text, media_type="application/jsonl", headers=headers)
 
 
-def _shown(name: str, rows: Sequence[Row]) -> dict[str, Any]:
+def _shown(name: str, rows: Sequence[LessonRow]) -> dict[str, Any]:
     return {
         "name": name,
         "rows": [

@@ -7,7 +7,7 @@ import pytest
 
 from fs_local.benchmark.stock import Stock
 from fs_local.capture import query_request
-from fs_local.evaluation.runner import Decided, Runner
+from fs_local.evaluation.runner import KeptDecision, Runner
 from fs_local.examples import Query
 from fs_local.runtime.context import Context
 from fs_local.runtime.model import Model
@@ -31,7 +31,7 @@ def test_prefill_and_decode_lead_to_the_same_token(stock: Stock, tiny: Model, co
 
 def test_answers_are_as_many_tokens_and_scores_are_the_same(stock: Stock, tiny: Model) -> None:
     requests = [query_request(tiny, Query.of(t), ("Yes, it is.", "No.")) for t in ("Is water wet?", "Name a river.")]
-    runner, closed = Runner(tiny), [Decided(0.0, {})]
+    runner, closed = Runner(tiny), [KeptDecision(0.0, {})]
     answers = runner.answers(requests, closed * 2, 5)
     (scores,) = runner.scores(requests[:1], closed)
     assert stock.generate([r.prompt for r in requests], 5) == sum(len(a.tokens) for a in answers)

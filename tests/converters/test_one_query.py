@@ -94,9 +94,9 @@ def test_what_has_no_vector_of_one_query_says_so(tiny: Model, tmp_path: Path) ->
 def test_the_mean_vectors_loss_is_the_measured_one(tiny: Model, tmp_path: Path) -> None:
     """The manifest's errors are of exactly the two vectors that the sentence compares."""
     from fs_local.fitting import FitOptions
+    from fs_local.fitting.expert_search import experts_untried
     from fs_local.fitting.given import read_states
     from fs_local.fitting.held_out import parts_of
-    from fs_local.fitting.how import how_untried
 
     rng = np.random.default_rng(0)
     states = rng.standard_normal((60, 16)).astype(np.float32)
@@ -104,7 +104,7 @@ def test_the_mean_vectors_loss_is_the_measured_one(tiny: Model, tmp_path: Path) 
     made = {"pairs.5": states, "preferred.5": deltas, "undesired.5": np.zeros_like(deltas)}
     np.savez(tmp_path / "states.npz", **made)
     given = read_states(tmp_path / "states.npz")
-    how = how_untried(given, FitOptions(n_experts=(3, 3), residual_rank=4), (5,))
+    how = experts_untried(given, FitOptions(n_experts=(3, 3), residual_rank=4), (5,))
     assert how.mixture is not None
     pairs = np.bincount(how.mixture.labels_)
     mean = pairs @ how.experts.prototypes / pairs.sum()

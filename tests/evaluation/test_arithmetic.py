@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from fs_local.capture import Request
-from fs_local.evaluation.runner import Decided, Runner
+from fs_local.evaluation.runner import KeptDecision, Runner
 from fs_local.pack.manifest import Scope
 from fs_local.runtime.model import Model
 from fs_local.store import SCHEMA
@@ -36,7 +36,7 @@ def computed() -> dict[str, Any]:
 
     requests = [Request([1, *tokens(n)], (tokens(4), tokens(2))) for n in (3, 9, 5, 12, 7)]
     vectors = (2.0 * rng.standard_normal((5, 2, WIDTH))).astype(np.float32)
-    decided = [Decided(1.0, {1: v[0], 2: v[1]} if i % 2 else {}) for i, v in enumerate(vectors)]
+    decided = [KeptDecision(1.0, {1: v[0], 2: v[1]} if i % 2 else {}) for i, v in enumerate(vectors)]
     found: dict[str, Any] = {}
     with TemporaryDirectory() as folder:
         path = Path(folder) / "random.gguf"
@@ -91,7 +91,7 @@ def test_a_change_of_the_arithmetic_is_noticed(change: str, monkeypatch: pytest.
         def run(self: Runner, requests: Any, decided: Any, *rest: Any) -> Any:
             if change == "strength":
                 decided = [
-                    Decided(d.opening, {k: np.float32(1.05) * v for k, v in d.additions.items()}) for d in decided
+                    KeptDecision(d.opening, {k: np.float32(1.05) * v for k, v in d.additions.items()}) for d in decided
                 ]
             else:
                 rest = (*rest[:-1], "all")

@@ -14,7 +14,7 @@ from fs_local.errors import DataError, PackError
 from fs_local.evaluation.budgets import BUDGETS
 from fs_local.evaluation.compare import evaluate_packs
 from fs_local.evaluation.files import read_files
-from fs_local.evaluation.runner import Decided, Runner
+from fs_local.evaluation.runner import KeptDecision, Runner
 from fs_local.evaluation.suites import SUITES, _last_number, mc2, read_suite
 from fs_local.evaluation.tables import evaluation_tables
 from fs_local.examples import Query
@@ -52,7 +52,7 @@ def test_answers_that_share_a_prefix_score_as_they_do_one_by_one(smollm2: Model,
     rows = read_suite("truthfulqa", questions)
     requests = runner.requests([r.query for r in rows], [list({**r.mc1, **r.mc2}) for r in rows])
     # from 64 tokens on, llama.cpp sums in another order: one question at a time stays below that, as one answer alone does
-    together = [runner.scores([r], [Decided(0.0, {})])[0] for r in requests]
+    together = [runner.scores([r], [KeptDecision(0.0, {})])[0] for r in requests]
     assert max(len(r.prompt) + sum(map(len, r.answers)) for r in requests) < 64
     with Context(smollm2, n_ctx=512) as context:
         for request, found in zip(requests, together, strict=True):
@@ -131,7 +131,12 @@ def test_each_row_has_the_drift_of_its_own_steering(tiny: Model) -> None:
     runner = Runner(tiny)
     queries = [Query.of(text) for text in ("What is two plus two?", "Name a colour.", "How are you?", "Name a fruit.")]
     requests = runner.requests(queries, [["Here is an answer."]] * 4)
-    decided = [Decided(0.0, {}), Decided(1.0, {3: vector}), Decided(0.0, {}), Decided(0.5, {3: vector / 2})]
+    decided = [
+        KeptDecision(0.0, {}),
+        KeptDecision(1.0, {3: vector}),
+        KeptDecision(0.0, {}),
+        KeptDecision(0.5, {3: vector / 2}),
+    ]
     found = runner.drift(requests, decided)
     assert found[0] == found[2] == (0.0, 1.0)
     for i in (1, 3):
@@ -144,7 +149,7 @@ def test_closed_rows_are_the_unsteered_ones_in_any_scope(tiny: Model, tmp_path: 
     vector = synthetic_pack(tiny, "open", layer=3, gate_layer=2).experts.prototypes[0]
     runner = Runner(tiny, Store(tmp_path / "kept.jsonl"))
     requests = runner.requests([Query.of(text) for text in ("What is two plus two?", "Name a colour.")])
-    closed, opened = Decided(0.0, {}), Decided(1.0, {3: vector})
+    closed, opened = KeptDecision(0.0, {}), KeptDecision(1.0, {3: vector})
     plain = runner.answers(requests, [closed, closed], 4)
     lines = len((tmp_path / "kept.jsonl").read_text().splitlines())
     (again, steered), (kept, _) = (
@@ -159,7 +164,7 @@ def test_closed_rows_are_the_unsteered_ones_in_any_scope(tiny: Model, tmp_path: 
 def test_an_empty_answer_is_as_probable_as_ending_at_once(smollm2: Model) -> None:
     runner = Runner(smollm2)
     (request,) = runner.requests([Query.of("What is the capital of France? Answer with one word.")])
-    closed = [Decided(0.0, {})]
+    closed = [KeptDecision(0.0, {})]
     (whole,) = runner.answers([request], closed, 64)
     assert 0 < len(whole.tokens) < 64
     ended = Request(request.prompt + list(whole.tokens))
@@ -174,8 +179,8 @@ def test_results_are_kept_without_a_file(tiny: Model) -> None:
     told: list[str] = []
     runner = Runner(tiny, progress=lambda what, _done, _total: told.append(what))
     requests = runner.requests([Query.of("Name a colour.")])
-    first = runner.answers(requests, [Decided(0.0, {})], 4, what="once")
-    assert runner.answers(requests, [Decided(0.0, {})], 4, what="again") == first
+    first = runner.answers(requests, [KeptDecision(0.0, {})], 4, what="once")
+    assert runner.answers(requests, [KeptDecision(0.0, {})], 4, what="again") == first
     assert told == ["once"]
 
 
@@ -220,7 +225,7 @@ def test_too_long_rows_are_refused_before_anything_is_evaluated(tiny: Model) -> 
     runner = Runner(tiny)
     requests = runner.requests(rows)
     with pytest.raises(DataError, match=r"row 2 has .* tokens, more than the model's context"):
-        runner.answers(requests, [Decided(0.0, {})] * 2, max_tokens=1)
+        runner.answers(requests, [KeptDecision(0.0, {})] * 2, max_tokens=1)
 
 
 def test_a_stopped_evaluation_goes_on(tiny: Model, tmp_path: Path) -> None:

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 
 from fs_local import DataError, Examples, FitError, FitOptions, FsLocalError, Pack, Steer, SteeredModel, fit
+from fs_local.arrays import F32
 from fs_local.demo import DATA
 from fs_local.examples import Query, read_queries
 from fs_local.fitting.methods import Made, Rowed, fit_experts
 from fs_local.fitting.trials import Trials
 from fs_local.fitting.twins import groups_of
 from fs_local.generation import GenerationOptions
-from fs_local.method.folded import F32
 from fs_local.method.rivals import NullSpaceMap
 from fs_local.method.rows import Rows
 from fs_local.refusals import is_refusal
@@ -146,7 +146,7 @@ def test_what_reports_has_neither_fitted_nor_chosen_and_nor_have_its_twins(
         tried.append({int(groups[twins.index(p)]) for p in pairs})
         begin(self, runner, kind, pairs, *rest)
 
-    monkeypatch.setattr("fs_local.fitting.how.fit_experts", fit_some)
+    monkeypatch.setattr("fs_local.fitting.expert_search.fit_experts", fit_some)
     monkeypatch.setattr(Trials, "__init__", begun)
     m = fit(
         tiny, Examples(twins), FitOptions(background=False, layers=(3,), residual_rank=0, gate="open")

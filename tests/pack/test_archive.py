@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from fs_local.errors import PackError
+from fs_local.files import replace_file
 from fs_local.pack import archive
-from fs_local.pack.archive import read_members, read_npz, replace_file, seal, write_npz
+from fs_local.pack.archive import read_members, read_npz, seal, write_npz
 from fs_local.pack.file import Pack
 from tests.packs import random_pack
 
@@ -175,7 +176,7 @@ def test_a_failed_save_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.M
     def full(_fd: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(archive.os, "fsync", full)
+    monkeypatch.setattr("os.fsync", full)
     with pytest.raises(PackError, match="No space left on device; nothing was changed"):
         replace_file(path, b"new")
     assert path.read_bytes() == b"old"

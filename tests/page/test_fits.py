@@ -14,7 +14,7 @@ import pytest
 
 from fs_local.database import Database
 from fs_local.examples import Query, read_pairs
-from fs_local.lessons import Lessons, Row
+from fs_local.lessons import LessonRow, Lessons
 from fs_local.pack.file import Pack
 from fs_local.server.backend import Backend
 from fs_local.server.fits import Fits
@@ -70,7 +70,7 @@ def fitting(tmp_path: Path, own_data: Path) -> Iterator[Fitting]:
         pack_file(tmp_path, "tone", strength).rename(tmp_path / name)
     lessons = Lessons(Database())
     lessons.create("tone")
-    lessons.add("tone", [Row("pair", Query.of(f"query {i}"), ("yes",), ("no",)) for i in range(8)])
+    lessons.add("tone", [LessonRow("pair", Query.of(f"query {i}"), ("yes",), ("no",)) for i in range(8)])
     backend, _ = fake_backend(tmp_path, [])
     with serving(backend) as server, client(server) as http:
         server.config.app.state.fits = Fits(backend, command=(sys.executable, str(tmp_path / "child.py")))  # type: ignore[union-attr]

@@ -19,8 +19,8 @@ from fs_local.errors import DataError
 from fs_local.examples import Query, read_pairs, read_queries
 from fs_local.lessons import (
     ANSWER_WORDS,
+    LessonRow,
     Lessons,
-    Row,
     can_fit,
     contradictions,
     lesson_text,
@@ -31,28 +31,28 @@ from fs_local.lessons import (
 )
 
 
-def pair(query: str, preferred: str = "yes", undesired: str = "no") -> Row:
-    return Row("pair", Query.of(query), (preferred,), (undesired,))
+def pair(query: str, preferred: str = "yes", undesired: str = "no") -> LessonRow:
+    return LessonRow("pair", Query.of(query), (preferred,), (undesired,))
 
 
-def queries(kind: str, n: int) -> list[Row]:
-    return [Row.of({"kind": kind, "query": f"{kind} {i}"}, "here") for i in range(n)]
+def queries(kind: str, n: int) -> list[LessonRow]:
+    return [LessonRow.of({"kind": kind, "query": f"{kind} {i}"}, "here") for i in range(n)]
 
 
 texts = st.text(min_size=1).filter(lambda t: t.strip() != "" and t.isprintable())
 rows = st.one_of(
     st.builds(
-        lambda q, p, u: Row("pair", Query.of(q), tuple(p), tuple(u)),
+        lambda q, p, u: LessonRow("pair", Query.of(q), tuple(p), tuple(u)),
         texts,
         st.lists(texts, min_size=1),
         st.lists(texts, min_size=1),
     ),
-    st.builds(lambda kind, q: Row(kind, Query.of(q)), st.sampled_from(["ir", "general"]), texts),
+    st.builds(lambda kind, q: LessonRow(kind, Query.of(q)), st.sampled_from(["ir", "general"]), texts),
 )
 
 
 @given(st.lists(rows, min_size=1, max_size=8))
-def test_what_is_exported_is_imported_the_same(some: list[Row]) -> None:
+def test_what_is_exported_is_imported_the_same(some: list[LessonRow]) -> None:
     assert read_lesson(Path("a.jsonl"), lesson_text(some).encode()) == some
 
 
@@ -88,12 +88,17 @@ def test_names_that_are_none(tmp_path: Path, name: str) -> None:
 
 
 def test_contradictions_are_named() -> None:
-    some = [pair("Tell  me"), Row("general", Query.of("tell me")), pair("x", "one", "two"), pair("X", "two", "one")]
+    some = [
+        pair("Tell  me"),
+        LessonRow("general", Query.of("tell me")),
+        pair("x", "one", "two"),
+        pair("X", "two", "one"),
+    ]
     said = contradictions(some)
     assert len(said) == 2
     assert "“Tell me” is to be steered and not to be steered" in said[0]
     assert "both preferred and undesired" in said[1]
-    assert contradictions([pair("a"), Row("general", Query.of("b"))]) == []
+    assert contradictions([pair("a"), LessonRow("general", Query.of("b"))]) == []
 
 
 def test_what_is_missing_is_said() -> None:

@@ -125,7 +125,7 @@ def test_unknown_models_say_what_is_known(model: str, message: str) -> None:
 
 
 def test_interrupting_a_load_frees_it(tiny_path: Path) -> None:
-    def interrupt(_share: float) -> None:
+    def interrupt(_what: str, _done: int, _total: int) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):

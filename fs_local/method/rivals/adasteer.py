@@ -7,11 +7,12 @@ from dataclasses import dataclass
 import numpy as np
 from sklearn.base import BaseEstimator
 
+from fs_local.arrays import F32, F64
 from fs_local.errors import FitError
-from fs_local.method.folded import F32, Experts, open_gate
+from fs_local.method.folded import Experts, open_gate
 from fs_local.method.rivals.rows_given import checked
 from fs_local.method.rows import Rows
-from fs_local.method.subspace import F64, mean
+from fs_local.method.subspace import mean
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,9 @@ import numpy as np
 from scipy.linalg import eigh
 from sklearn.base import BaseEstimator
 
+from fs_local.arrays import F32
 from fs_local.errors import FitError
-from fs_local.method.folded import F32, linear_experts, open_gate
+from fs_local.method.folded import linear_experts, open_gate
 from fs_local.method.rivals.rows_given import checked, products
 from fs_local.method.rows import Rows
 from fs_local.method.subspace import mean

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 from sklearn.base import BaseEstimator
 
-from fs_local.method.folded import F32, Gate, cosine_to_condition
+from fs_local.arrays import F32
+from fs_local.method.folded import Gate, cosine_to_condition
 from fs_local.method.rivals.rows_given import checked, first_direction, shifted
 from fs_local.method.rows import Rows
 from fs_local.method.subspace import mean

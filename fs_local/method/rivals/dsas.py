@@ -9,8 +9,9 @@ from sklearn.base import BaseEstimator
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedKFold, cross_val_predict
 
+from fs_local.arrays import F32
 from fs_local.errors import FitError
-from fs_local.method.folded import F32, constant_experts, open_gate
+from fs_local.method.folded import constant_experts, open_gate
 from fs_local.method.rivals.rows_given import checked
 from fs_local.method.rows import Rows
 from fs_local.method.subspace import principal

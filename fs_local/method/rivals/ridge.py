@@ -9,11 +9,12 @@ from scipy.linalg import eigh
 from sklearn.base import BaseEstimator
 from sklearn.utils.extmath import randomized_svd
 
+from fs_local.arrays import F32, F64
 from fs_local.errors import FitError
-from fs_local.method.folded import F32, linear_experts, open_gate
+from fs_local.method.folded import linear_experts, open_gate
 from fs_local.method.rivals.rows_given import checked
 from fs_local.method.rows import Rows
-from fs_local.method.subspace import F64, mean, mean_square
+from fs_local.method.subspace import mean, mean_square
 
 _PENALTIES = 10.0 ** np.arange(-4, 5)
 """Of the mean eigenvalue of the states' products: what ρ is chosen from where it is not given."""

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
+from fs_local.arrays import F32, F64
 from fs_local.errors import FitError
-from fs_local.method.folded import F32
 from fs_local.method.rows import Rows
-from fs_local.method.subspace import F64, principal
+from fs_local.method.subspace import principal
 
 
 def checked(what: str, values: Rows | F32) -> Rows:

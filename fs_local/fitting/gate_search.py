@@ -9,18 +9,20 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score, roc_curve
 
+from fs_local.arrays import F32
 from fs_local.evaluation.intervals import wilson
-from fs_local.fitting.options import FitOptions, Progress
+from fs_local.fitting.options import FitOptions
 from fs_local.fitting.queries import WRAPPED
 from fs_local.fitting.states import Place, QueryStates
 from fs_local.method.crossfit import folds_of
-from fs_local.method.folded import F32, Gate, open_gate
+from fs_local.method.folded import Gate, open_gate
 from fs_local.method.gates import QuantileGate, SoftGate, is_open
 from fs_local.method.logistic import LogisticGate
 from fs_local.method.readings import Reading
 from fs_local.method.rivals import CosineCondition
 from fs_local.method.rows import Rows
 from fs_local.pack.manifest import GateSettings, GateTrial, KindFigures, Recall, Roc
+from fs_local.progress import Progress
 
 RANKS = (4, 8, 16, 32)
 SECOND_PASS_PRICE = 0.02
@@ -35,7 +37,7 @@ def _no_scores() -> F32:
 
 
 @dataclass(frozen=True)
-class When:
+class ChosenGate:
     """The chosen gate with what it takes, and how it scores queries that it was not fitted on.
 
     Attributes:
@@ -88,14 +90,14 @@ def needs_no_states(options: FitOptions) -> bool:
     return options.gate == "open"
 
 
-def always(width: int, steered: int) -> When:
+def always(width: int, steered: int) -> ChosenGate:
     """The gate of what steers every query."""
-    return When(open_gate(width), [steered])
+    return ChosenGate(open_gate(width), [steered])
 
 
-def choose_when(
+def choose_gate(
     states: QueryStates, layers: Sequence[tuple[int, ...]], options: FitOptions, steered: int, report: Progress
-) -> When:
+) -> ChosenGate:
     """Fits the gate of a method.
 
     Args:
@@ -112,9 +114,9 @@ def choose_when(
 
 def _supervised(
     states: QueryStates, layers: Sequence[tuple[int, ...]], options: FitOptions, steered: int, report: Progress
-) -> When:
+) -> ChosenGate:
     """The usual blocks; or others that are not behind the steered block, where they cost less than a second pass is worth."""
-    found: list[tuple[float, When]] = []
+    found: list[tuple[float, ChosenGate]] = []
     for i, together in enumerate(layers):
         when = _logistic(states, together, options)
         assert when.open_ir is not None
@@ -124,7 +126,7 @@ def _supervised(
     return _with_trials(best, [w for _, w in found])
 
 
-def _logistic(states: QueryStates, layers: Sequence[int], options: FitOptions) -> When:
+def _logistic(states: QueryStates, layers: Sequence[int], options: FitOptions) -> ChosenGate:
     readings = states.readings_at(layers)
     places: list[Place] = [(layer, reading) for layer in layers for reading in readings]
     ir, general = states.labelled(places)
@@ -142,7 +144,7 @@ def _logistic(states: QueryStates, layers: Sequence[int], options: FitOptions) -
     plain_ir, plain_general = states.plain
     plain = gate.ir_score_[plain_ir], unseen[plain_general]
     plain_kinds = [k for k in kinds if k.name != WRAPPED]
-    return When(
+    return ChosenGate(
         gate.gate_,
         list(layers),
         readings,
@@ -166,10 +168,10 @@ def _logistic(states: QueryStates, layers: Sequence[int], options: FitOptions) -
 
 def _one_class(
     states: QueryStates, kind: str, layers: Sequence[int], options: FitOptions, steered: int, report: Progress
-) -> When:
+) -> ChosenGate:
     """The paper's gates of IR queries alone, at one block; general queries, where there are any, choose the block and the rank."""
     plan = [(layer, rank) for layer in layers for rank in (RANKS if states.n_general else (8,))]
-    found: list[tuple[float, When]] = []
+    found: list[tuple[float, ChosenGate]] = []
     for i, (layer, rank) in enumerate(plan):
         ir, general = states.ir[layer, "last"], states.general.get((layer, "last"))
         gate = (
@@ -177,7 +179,7 @@ def _one_class(
         ).fit(ir, general)
         apart = float(gate.ir_opening_.mean() - gate.general_opening_.mean()) if general is not None else 0.0
         scores = gate.ir_score_, gate.general_score_
-        when = When(
+        when = ChosenGate(
             gate.gate_,
             [layer],
             ("last",),
@@ -196,7 +198,7 @@ def _one_class(
     return _with_trials(max(found, key=lambda f: f[0])[1], [w for _, w in found])
 
 
-def _condition(states: QueryStates, layers: Sequence[int], options: FitOptions) -> When:
+def _condition(states: QueryStates, layers: Sequence[int], options: FitOptions) -> ChosenGate:
     """CAST's condition on the mean over the prompt (where it was read), at the block of the best F1."""
     reading: Reading = "mean" if all((layer, "mean") in states.ir for layer in layers) else "last"
     at = {layer: (states.ir[layer, reading], states.general[layer, reading]) for layer in layers}
@@ -207,7 +209,7 @@ def _condition(states: QueryStates, layers: Sequence[int], options: FitOptions) 
     ir, general = (
         x + edge for x in _beyond_threshold(*at[layer], states.ir_groups, states.general_groups, options.seed)
     )
-    return When(
+    return ChosenGate(
         gate,
         [layer],
         (reading,),
@@ -239,7 +241,7 @@ def _beyond_threshold(
     return beyond
 
 
-def _with_trials(best: When, tried: Sequence[When]) -> When:
+def _with_trials(best: ChosenGate, tried: Sequence[ChosenGate]) -> ChosenGate:
     trials = tuple(
         GateTrial(
             kind=w.gate.kind,

@@ -8,9 +8,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from fs_local.fitting.gate_search import ChosenGate, choose_gate
 from fs_local.fitting.options import FitOptions
 from fs_local.fitting.states import READINGS, QueryStates, gate_layers
-from fs_local.fitting.when import When, choose_when
 from fs_local.method.readings import Reading
 from fs_local.method.rows import Rows
 
@@ -43,8 +43,8 @@ def states(
 
 def chosen(
     found: QueryStates, layers: Sequence[tuple[int, ...]] = (USUAL,), steered: int = 8, **options: object
-) -> When:
-    return choose_when(found, layers, FitOptions(**options), steered, lambda *_: None)  # type: ignore[arg-type]
+) -> ChosenGate:
+    return choose_gate(found, layers, FitOptions(**options), steered, lambda *_: None)  # type: ignore[arg-type]
 
 
 def test_all_readings_at_all_usual_blocks_are_taken() -> None:

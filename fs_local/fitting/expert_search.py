@@ -9,23 +9,25 @@ from pathlib import Path
 
 import numpy as np
 
+from fs_local.arrays import F32
 from fs_local.capture import query_request
 from fs_local.evaluation.runner import Runner
 from fs_local.examples import Pair
 from fs_local.fitting.given import GivenStates
 from fs_local.fitting.held_out import Parts, parts_of
 from fs_local.fitting.methods import TAKE_QUERIES, Made, Rowed, fit_experts
-from fs_local.fitting.options import Examples, FitOptions, Progress
+from fs_local.fitting.options import Examples, FitOptions
 from fs_local.fitting.queries import GateQueries
 from fs_local.fitting.states import QueryStates, pair_states, query_states, steer_layers
 from fs_local.fitting.trials import TRIAL_PAIRS, Trials, answered_as_wanted, effect_of, worth
 from fs_local.fitting.twins import groups_of
 from fs_local.method.experts import MixtureOfSteeringExperts, squared_error
-from fs_local.method.folded import F32, Experts, constant_experts
+from fs_local.method.folded import Experts, constant_experts
 from fs_local.method.rows import Rows
 from fs_local.method.splits import Numbers
 from fs_local.method.subspace import mean
 from fs_local.pack.manifest import EffectKind, ExpertAbout, Trial
+from fs_local.progress import Progress
 
 UNTRIED_STRENGTH = 1.0
 STRENGTHS = (0.5, 1.0, 2.0, 4.0)
@@ -39,7 +41,7 @@ _ABOUT_QUERIES, _ABOUT_CHARACTERS = 3, 160
 
 
 @dataclass(frozen=True)
-class How:
+class ChosenExperts:
     """The chosen experts, with where and how strongly they steer, and what was tried.
 
     Attributes:
@@ -68,7 +70,7 @@ class How:
     unsteered_held_out: float | None = None
 
 
-def choose_how(
+def choose_experts(
     runner: Runner,
     examples: Examples,
     options: FitOptions,
@@ -76,7 +78,7 @@ def choose_how(
     queries: GateQueries,
     captures: Path | None = None,
     given: GivenStates | None = None,
-) -> How:
+) -> ChosenExperts:
     """Searches layers and strengths, and for FineSteer the residual; what was tried before is found in the runner's store.
 
     Args:
@@ -96,7 +98,7 @@ def choose_how(
     return _Search(runner, pairs, options, Rowed(states, of_queries, as_wanted), report).run(layers)
 
 
-def how_untried(given: GivenStates, options: FitOptions, layers: tuple[int, ...]) -> How:
+def experts_untried(given: GivenStates, options: FitOptions, layers: tuple[int, ...]) -> ChosenExperts:
     """Fits without a model to try anything on: strength 1, and the larger residual, unless they are given."""
     rank = RESIDUAL_RANKS[0] if options.residual_rank is None else options.residual_rank
     strength = UNTRIED_STRENGTH if options.strength is None else options.strength
@@ -111,17 +113,17 @@ def _how(
     layers: tuple[int, ...],
     rank: int,
     strength: float,
-) -> How:
+) -> ChosenExperts:
     """A setting, fitted on all pairs but those that report."""
     made = fit_experts(states, options, layers, rank, parts.fit, parts.report)
     differences = states.pairs.differences_at(layers)
     if options.method not in ("finesteer", "ridge"):
-        return How(layers, strength, made.experts, made.reads, None, parts.fit, differences[parts.fit])
+        return ChosenExperts(layers, strength, made.experts, made.reads, None, parts.fit, differences[parts.fit])
     train = parts.fit if made.mixture is None else parts.fit[made.mixture.train_]
     queries = Rows.of(states.pairs.read(made.reads, parts.report))
     constant = constant_experts(mean(differences[train]).astype(np.float32), queries.width)
     error, constant_error = (squared_error(e, queries, differences[parts.report]) for e in (made.experts, constant))
-    return How(
+    return ChosenExperts(
         layers, strength, made.experts, made.reads, made.mixture, train, differences[train], error, constant_error
     )
 
@@ -148,7 +150,7 @@ class _Search:
         self._found: list[Trial] = []
         self._total = 0
 
-    def run(self, layers: Sequence[tuple[int, ...]]) -> How:
+    def run(self, layers: Sequence[tuple[int, ...]]) -> ChosenExperts:
         """Successive halving: all settings on few pairs, the best of them on more, and the best of these on more again."""
         o, few = self._options, self._rungs[0]
         ranks = RESIDUAL_RANKS if o.residual_rank is None else (o.residual_rank,)
@@ -197,7 +199,7 @@ class _Search:
         self._report("search", len(self._found), self._total)
         return trial
 
-    def _held_out(self, how: How) -> tuple[Trial, float]:
+    def _held_out(self, how: ChosenExperts) -> tuple[Trial, float]:
         """What was chosen, as it is shipped, on pairs that had no part in it; and no steering on these."""
         rows = self._parts.report[: TRIAL_PAIRS[-1]]
         trials = self._trials_on(rows)
@@ -225,7 +227,7 @@ def _best(found: Sequence[tuple[Trial, int]]) -> tuple[Trial, int]:
     return max(found, key=lambda f: worth(f[0]))
 
 
-def about(how: How, pairs: Sequence[Pair]) -> list[ExpertAbout]:
+def about(how: ChosenExperts, pairs: Sequence[Pair]) -> list[ExpertAbout]:
     """What each expert is about: its training pairs nearest to its prototype; no texts where `pairs` is empty."""
     if how.mixture is None:
         nothing = [ExpertAbout(pairs=0, queries=[])] * (

@@ -11,11 +11,11 @@ import numpy as np
 from fs_local.runtime.library import llama
 
 
-class Rows:
+class Batch:
     """Up to `size` tokens, each at its position in one or more of `n_seq` sequences.
 
     Attributes:
-        batch: `llama_batch`, to be passed to llama.cpp.
+        struct: `llama_batch`, to be passed to llama.cpp.
     """
 
     def __init__(self, size: int, n_seq: int) -> None:
@@ -30,7 +30,7 @@ class Rows:
         def pointer(array: np.ndarray[Any, Any], kind: Any) -> Any:
             return ctypes.cast(array.ctypes.data, ctypes.POINTER(kind))
 
-        batch = self.batch = llama().llama_batch()
+        batch = self.struct = llama().llama_batch()
         batch.token, batch.pos = pointer(self._tokens, ctypes.c_int32), pointer(self._positions, ctypes.c_int32)
         batch.n_seq_id = pointer(self._n_seq_ids, ctypes.c_int32)
         batch.seq_id = pointer(self._pointers, ctypes.POINTER(ctypes.c_int32))
@@ -38,7 +38,7 @@ class Rows:
 
     def one_sequence(self, tokens: Sequence[int], start: int, seq: int, output: bool) -> None:
         """Consecutive tokens of one sequence; whether the last gets logits."""
-        n = self.batch.n_tokens = len(tokens)
+        n = self.struct.n_tokens = len(tokens)
         self._tokens[:n] = tokens
         self._positions[:n] = np.arange(start, start + n)
         self._n_seq_ids[:n] = 1
@@ -48,7 +48,7 @@ class Rows:
 
     def one_each(self, tokens: Sequence[int], positions: Sequence[int], sequences: Sequence[int]) -> None:
         """One token of each of some sequences, all with logits."""
-        n = self.batch.n_tokens = len(tokens)
+        n = self.struct.n_tokens = len(tokens)
         if n == 1:  # by far the most frequent, and quicker so
             self._tokens[0], self._positions[0], self._seq_ids[0, 0] = tokens[0], positions[0], sequences[0]
             self._n_seq_ids[0] = self._outputs[0] = 1
@@ -64,7 +64,7 @@ class Rows:
         outputs: Sequence[bool],
     ) -> None:
         """Tokens, each in its sequences."""
-        n = self.batch.n_tokens = len(tokens)
+        n = self.struct.n_tokens = len(tokens)
         self._tokens[:n], self._positions[:n], self._outputs[:n] = tokens, positions, outputs
         for i, of in enumerate(sequences):
             self._n_seq_ids[i] = len(of)
