@@ -232,17 +232,13 @@ def can_fit(rows: Sequence[LessonRow]) -> bool:
     return bool(rows) and not any(sentence.startswith("At least") for sentence in missing(rows))
 
 
-def write_examples(rows: Sequence[Row], folder: Path) -> dict[str, Path]:
+def write_examples(rows: Sequence[LessonRow], folder: Path) -> dict[str, Path]:
     """Writes rows as the files that a fit takes; returns them by the option that takes them: `pairs`, `ir`, `general`.
 
     Of answers, the first `ANSWER_WORDS` words: what makes one better begins there, and reading whole ones takes most of a fit's time.
     """
     pairs = [_begun(r) for r in rows if r.kind == "pair"]
 
-
-def write_examples(rows: Sequence[LessonRow], folder: Path) -> dict[str, Path]:
-    """Writes rows as the files that a fit takes; returns them by the option that takes them: `pairs`, `ir`, `general`."""
-    pairs = [r for r in rows if r.kind == "pair"]
     ir = [r for r in rows if r.kind == "ir"]
     general = [r for r in rows if r.kind == "general"]
     files: dict[str, Path] = {}

@@ -180,11 +180,11 @@ from pathlib import Path
 from fs_local.database import Database
 from fs_local.errors import DataError
 from fs_local.examples import Query
-from fs_local.lessons import Lessons, Row
+from fs_local.lessons import LessonRow, Lessons
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (65536, 65536))
 try:
-    Lessons(Database(Path(sys.argv[1]))).add("a", [Row("pair", Query.of("x" * 1000), ("y" * 1000,), ("z",))] * 500)
+    Lessons(Database(Path(sys.argv[1]))).add("a", [LessonRow("pair", Query.of("x" * 1000), ("y" * 1000,), ("z",))] * 500)
 except DataError as error:
     print(error)
 """
