@@ -18,6 +18,7 @@ from fs_local.commands.options import (
     GeneralBudget,
     ModelArgument,
     NoBackground,
+    OpenWraps,
     PackOutput,
     Seed,
 )
@@ -78,6 +79,7 @@ def fit(
     gate_layer: GateLayer = "auto",
     general_budget: GeneralBudget = 0.02,
     no_background: NoBackground = False,
+    open_wraps: OpenWraps = False,
     strength: Annotated[str, typer.Option(help="λ: a number, or auto.")] = "auto",
     experts: Annotated[str, typer.Option(help="K: a number, or auto.")] = "auto",
     residual: Annotated[str, typer.Option(help="Rank of the residual: a number (0: none), or auto.")] = "auto",
@@ -129,6 +131,7 @@ def fit(
         gate=None if gate == "auto" else gate,
         budget=general_budget,
         background=not no_background,
+        open_wraps=open_wraps,
         strength=number_or_auto("--strength", strength, float),
         n_experts=FitOptions.n_experts if k is None else (k, k),
         residual_rank=number_or_auto("--residual", residual, int),

@@ -15,6 +15,7 @@ from fs_local.commands.options import (
     General,
     GeneralBudget,
     NoBackground,
+    OpenWraps,
     PackOutput,
     Seed,
 )
@@ -42,6 +43,7 @@ def gate(
     gate_layer: GateLayer = "auto",
     general_budget: GeneralBudget = 0.02,
     no_background: NoBackground = False,
+    open_wraps: OpenWraps = False,
     strength: Annotated[Optional[float], typer.Option(help="λ; by default SRC's own, 1 for vectors.")] = None,
     seed: Seed = 0,
     *,
@@ -68,6 +70,7 @@ def gate(
         gate=None if kind == "auto" else kind,
         budget=general_budget,
         background=not no_background,
+        open_wraps=open_wraps,
         strength=strength,
         seed=seed,
     )

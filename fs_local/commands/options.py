@@ -45,6 +45,13 @@ GeneralBudget = Annotated[float, typer.Option(help="Share of each kind of genera
 NoBackground = Annotated[
     bool, typer.Option("--no-background", help="Leave out the general queries that come with fs-local.")
 ]
+OpenWraps = Annotated[
+    bool,
+    typer.Option(
+        "--open-wraps",
+        help="Open the gate for IR queries in wraps (code to complete, tables, scenes) even if it then opens for harmless ones in wraps too.",
+    ),
+]
 Strength = Annotated[Optional[float], typer.Option(help="λ in place of the packs' own.")]
 EngineOption = Annotated[
     Literal["numpy", "onnx"], typer.Option("--engine", help="What evaluates decisions: numpy or onnx.")

@@ -47,6 +47,7 @@ class ChosenGate:
         openers: for each kind that opens the gate, rows of general queries that do, highest scores first.
         ir_like_general: rows of IR queries whose score is that of a general query's middle, or less.
         open_ir_in_wraps, open_general_in_wraps: of the gate itself, for queries in wraps that it was not fitted with.
+        with_open_wraps: the same two of the gate that was let go because it opened for harmless queries in wraps; None where none was.
     """
 
     gate: Gate
@@ -67,6 +68,7 @@ class ChosenGate:
     ir_like_general: tuple[int, ...] = ()
     open_ir_in_wraps: float | None = None
     open_general_in_wraps: float | None = None
+    with_open_wraps: tuple[float, float] | None = None
     trials: tuple[GateTrial, ...] = ()
 
     @property
@@ -127,9 +129,23 @@ def _supervised(
 
 
 def _logistic(states: QueryStates, layers: Sequence[int], options: FitOptions) -> ChosenGate:
+    """With IR queries in wraps; without them where harmful and harmless can't be told apart in wraps, for the harmless ones' sake."""
+    whole = _fitted_logistic(states, layers, options, np.ones(states.n_ir, dtype=bool))
+    let_go = [k for k in whole.kinds if k.name == WRAPPED and not k.held]
+    if options.open_wraps or not let_go or whole.open_general_in_wraps is None:
+        return whole
+    closed = _fitted_logistic(states, layers, options, states.plain[0])
+    return replace(closed, with_open_wraps=(whole.open_ir_in_wraps or 0.0, whole.open_general_in_wraps))
+
+
+def _fitted_logistic(
+    states: QueryStates, layers: Sequence[int], options: FitOptions, which: NDArray[np.bool_]
+) -> ChosenGate:
+    """A gate of some of the IR queries. which: (n_ir,)."""
     readings = states.readings_at(layers)
     places: list[Place] = [(layer, reading) for layer in layers for reading in readings]
     ir, general = states.labelled(places)
+    ir = ir[which]
     gate = LogisticGate(budget=options.budget, seed=options.seed).fit(ir, general)
     kinds, openers = [], {}
     for number, k in enumerate(gate.kinds_):
@@ -141,7 +157,7 @@ def _logistic(states: QueryStates, layers: Sequence[int], options: FitOptions) -
         openers[name] = k.openers
     in_wraps = [_share(is_open(gate.opening(rows))) if rows else None for rows in states.unseen(places)]
     unseen = gate.general_unseen_score_
-    plain_ir, plain_general = states.plain
+    plain_ir, plain_general = states.plain[0][which], states.plain[1]
     plain = gate.ir_score_[plain_ir], unseen[plain_general]
     plain_kinds = [k for k in kinds if k.name != WRAPPED]
     return ChosenGate(

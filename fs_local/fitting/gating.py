@@ -92,6 +92,13 @@ def notes_on_gate(when: ChosenGate, queries: GateQueries, options: FitOptions) -
                 f"gate for too many of them, so it opens for {kind.opened_seen:.0%} of {kind.name} ({rows}); more general queries of "
                 "that kind (--general), fewer like them among the IR queries, or a larger model would help"
             )
+    if when.with_open_wraps is not None:
+        ir_open, general_open = when.with_open_wraps
+        notes.append(
+            "what is harmful can't be told from what is harmless inside wraps (code to complete, tables, scenes) on this model, so the gate "
+            f"leaves them alone: of queries in wraps it opens for {when.open_ir_in_wraps or 0:.0%} of IR ones and "
+            f"{when.open_general_in_wraps or 0:.0%} of general ones; with --open-wraps it would open for {ir_open:.0%} and {general_open:.0%}"
+        )
     suspects = when.ir_like_general
     if suspects:
         ir = [q.text for part in queries.ir for q in part.queries]

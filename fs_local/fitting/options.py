@@ -76,6 +76,7 @@ class FitOptions:
         residual_rank: directions of the residual; 0 for none.
         tail: ε. budget: share of each kind of general query that may open a supervised gate.
         background: whether the general queries that come with the product join the user's.
+        open_wraps: whether the gate is to open for IR queries in wraps even where harmless ones in wraps then open it too.
         share: of the queries, pairs and settings that are usually drawn and tried, where time is short (`fs_local.fitting.plan`).
     """
 
@@ -91,6 +92,7 @@ class FitOptions:
     tail: float = 0.05
     budget: float = 0.02
     background: bool = True
+    open_wraps: bool = False
     share: float = 1.0
     seed: int = 0
 

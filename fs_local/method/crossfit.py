@@ -49,6 +49,11 @@ class Labelled:
     def __len__(self) -> int:
         return len(self.parts)
 
+    def __getitem__(self, which: NDArray[np.bool_]) -> Labelled:
+        """Some of the queries. which: (n,)."""
+        some = np.flatnonzero(which)
+        return Labelled([place[some] for place in self.places], self.parts[some], self.groups[some])
+
     @property
     def side_by_side(self) -> Rows:
         """What a gate takes of each query: its places one after the other, (n, places × d)."""

@@ -10,7 +10,8 @@ import pytest
 
 from fs_local.fitting.gate_search import ChosenGate, choose_gate
 from fs_local.fitting.options import FitOptions
-from fs_local.fitting.states import READINGS, QueryStates, gate_layers
+from fs_local.fitting.queries import WRAPPED
+from fs_local.fitting.states import READINGS, Place, QueryStates, gate_layers
 from fs_local.method.readings import Reading
 from fs_local.method.rows import Rows
 
@@ -133,3 +134,47 @@ def test_cast_reads_the_mean_over_the_prompt_at_the_block_of_the_best_f1() -> No
     noise = chosen(states({4: 0.0}), ((4,),), method="cast")
     assert noise.readings == ("last",)  # of states from elsewhere that have no mean
     assert noise.auroc == pytest.approx(0.5, abs=0.1)  # of queries that the condition was not fitted on
+
+
+def test_where_wraps_hide_what_is_in_them_the_gate_leaves_them_alone() -> None:
+    """IR queries in wraps and harmless ones in wraps are alike, and far from all that is plain."""
+    plain = states({10: 3.0, 12: 3.0}, kind_shift=-4.0, unseen_shift=0.0)
+    parts = np.zeros(N_IR, dtype=np.intp)
+    parts[90:] = 1
+    far = np.zeros((1, WIDTH), dtype=np.float32)
+    far[0, 1] = 9.0
+
+    def moved(side: dict[Place, Rows], rows: slice) -> dict[Place, Rows]:
+        change = np.zeros((len(next(iter(side.values()))), WIDTH), dtype=np.float32)
+        change[rows] += far
+        return {place: Rows.of(found.read(np.arange(len(found))) + change) for place, found in side.items()}
+
+    alike = moved(dict(plain.ir), slice(90, None))
+    alike = {
+        place: Rows.of(rows.read(np.arange(N_IR)) - 3.0 * (parts[:, None] * (np.arange(WIDTH) == 0)).astype(np.float32))
+        for place, rows in alike.items()
+    }
+    general = {}
+    for place, rows in plain.general.items():
+        changed = rows.read(np.arange(N_GENERAL))
+        changed[200:, 0] += 12.0
+        changed[200:] += far
+        general[place] = Rows.of(changed)
+    unseen_ir, unseen_general = (moved(dict(side), slice(None)) for side in (plain.unseen_ir, plain.unseen_general))
+    found = replace(
+        plain,
+        ir=alike,
+        general=general,
+        ir_parts=parts,
+        kind_names=("plain", WRAPPED),
+        unseen_ir=unseen_ir,
+        unseen_general=unseen_general,
+    )
+    closed, opened = chosen(found), chosen(found, open_wraps=True)
+    assert closed.with_open_wraps == (opened.open_ir_in_wraps, opened.open_general_in_wraps)
+    assert opened.with_open_wraps is None
+    assert closed.open_general_in_wraps is not None
+    assert closed.open_general_in_wraps <= 0.06
+    assert opened.open_general_in_wraps is not None
+    assert opened.open_general_in_wraps > 0.15
+    assert len(closed.ir_score) == 90
