@@ -109,7 +109,13 @@ def test_inspect_summarizes_for_people_and_for_programs(run: object, tiny_pack_p
     for word in ("telling", "fingerprint", "K = ", "validation error", "opens for"):
         assert word in out
     code, out, _ = run("inspect", tiny_pack_path, "--json")  # type: ignore[operator]
-    assert json.loads(out)["steer"] == {"layers": [3], "strength": 0.7, "scope": "all"}
+    assert json.loads(out)["steer"] == {
+        "layers": [3],
+        "readings": ["last"],
+        "reads": None,
+        "strength": 0.7,
+        "scope": "all",
+    }
 
 
 def test_doctor_finds_both_hooks_exact(run: object, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -174,7 +180,13 @@ def test_gate_makes_a_control_vector_conditional(run: object, tiny_path: Path, t
     code, out, _ = run(*common, "-o", tmp_path / "g.fspack", "--gate", "soft", "--json")  # type: ignore[operator]
     found = json.loads(out)
     assert (code, found["gate"]["kind"], found["gate"]["layers"]) == (0, "soft", [2])
-    assert found["steer"] == {"layers": list(range(1, 6)), "strength": 1.0, "scope": "all"}
+    assert found["steer"] == {
+        "layers": list(range(1, 6)),
+        "readings": ["last"],
+        "reads": None,
+        "strength": 1.0,
+        "scope": "all",
+    }
 
 
 def test_evaluate_measures_and_reports(run: object, tiny_path: Path, tiny_pack_path: Path, tmp_path: Path) -> None:

@@ -13,13 +13,13 @@ from fs_local.benchmark.child import CaptureJob, FitJob
 from fs_local.benchmark.scaling import Point, Series, judged, measure_scaling
 from fs_local.benchmark.tables import scaling_tables
 from fs_local.errors import FsLocalError
-from fs_local.method import gates, rows, subspace
+from fs_local.method import crossfit, rows, subspace
 from fs_local.report import write_report
 
 
 def test_memory_of_a_fit_does_not_grow_with_its_states(monkeypatch: pytest.MonkeyPatch) -> None:
     for module, name, small in (
-        (child, "_WRITTEN", 16), (rows, "_CHUNK_NUMBERS", 1 << 16), (subspace, "_EXACT", 30), (gates, "_AXES", 8)
+        (child, "_WRITTEN", 16), (rows, "_CHUNK_NUMBERS", 1 << 16), (subspace, "_EXACT", 30), (crossfit, "_AXES", 8)
     ):  # fmt: skip
         monkeypatch.setattr(module, name, small)
     FitJob(100, width=32).measure()  # imports what it needs
