@@ -118,7 +118,9 @@ def capture(
         if rows.done and progress is not None:
             progress(batches[rows.done - 1][1], len(requests))
         todo = batches[rows.done :]
-        found = _read(model, [requests[first:last] for first, last in todo], _How(layers, tuple(readings), size, n_seq))
+        found = _read(
+            model, [requests[first:last] for first, last in todo], _Settings(layers, tuple(readings), size, n_seq)
+        )
         for (_, last), of_batch in zip(todo, found, strict=True):
             rows.put(of_batch)
             if progress is not None:
@@ -130,7 +132,7 @@ def capture(
 
 
 @dataclass(frozen=True)
-class _How:
+class _Settings:
     """What is read of a batch, and in what context."""
 
     layers: tuple[int, ...]
@@ -148,23 +150,29 @@ class _Shard:
     placement: Placement
     extra_kernels: bool
     n_threads: int | None
-    how: _How
+    settings: _Settings
     batches: Sequence[Sequence[Request]]
 
 
-def _read(model: Model, batches: Sequence[Sequence[Request]], how: _How) -> Iterator[tuple[F32, F32]]:
+def _read(model: Model, batches: Sequence[Sequence[Request]], settings: _Settings) -> Iterator[tuple[F32, F32]]:
     """States of batches, in their order: read here, or by the processes that `fs_local.shards` knows of."""
     n = n_jobs() if len(batches) > 1 and not model.is_remote else 1
     if n == 1:
-        with Context(model, n_ctx=how.size, n_ubatch=how.size, n_seq=how.n_seq) as context:
+        with Context(model, n_ctx=settings.size, n_ubatch=settings.size, n_seq=settings.n_seq) as context:
             for batch in batches:
-                yield _read_batch(context, _Batch(batch), how.layers, how.readings)
+                yield _read_batch(context, _Batch(batch), settings.layers, settings.readings)
         return
     threads = max(1, default_threads() // n) if is_local() else None
     each = min(_MOST_IN_SHARD, max(1, len(batches) // (4 * n)))
     shards = [
         _Shard(
-            model.path.resolve(), model.build, model.placement, model.extra_kernels, threads, how, batches[i : i + each]
+            model.path.resolve(),
+            model.build,
+            model.placement,
+            model.extra_kernels,
+            threads,
+            settings,
+            batches[i : i + each],
         )
         for i in range(0, len(batches), each)
     ]
@@ -180,7 +188,7 @@ def _read_shard(shard: _Shard) -> list[tuple[F32, F32]]:
     """In another process."""
     with _open_here:
         try:
-            context = _context(shard.path, shard.placement, shard.extra_kernels, shard.n_threads, shard.how)
+            context = _context(shard.path, shard.placement, shard.extra_kernels, shard.n_threads, shard.settings)
         except FsLocalError as error:
             raise ModelError(f"on {platform.node()}: {error}") from None
         if context.model.build != shard.build:
@@ -188,7 +196,10 @@ def _read_shard(shard: _Shard) -> list[tuple[F32, F32]]:
                 f"on {platform.node()}, {shard.path} is another file, or another llama.cpp or processor computes it, so states would differ; "
                 "use the same file, llama-cpp-python and kind of machine everywhere"
             )
-        return [_read_batch(context, _Batch(batch), shard.how.layers, shard.how.readings) for batch in shard.batches]
+        return [
+            _read_batch(context, _Batch(batch), shard.settings.layers, shard.settings.readings)
+            for batch in shard.batches
+        ]
 
 
 @functools.lru_cache(maxsize=1)
@@ -197,10 +208,12 @@ def _model(path: Path, placement: Placement, extra_kernels: bool) -> Model:
 
 
 @functools.lru_cache(maxsize=1)
-def _context(path: Path, placement: Placement, extra_kernels: bool, n_threads: int | None, how: _How) -> Context:
+def _context(
+    path: Path, placement: Placement, extra_kernels: bool, n_threads: int | None, settings: _Settings
+) -> Context:
     """What a process keeps open between its shards."""
     model = _model(path, placement, extra_kernels)
-    return Context(model, n_ctx=how.size, n_ubatch=how.size, n_seq=how.n_seq, n_threads=n_threads)
+    return Context(model, n_ctx=settings.size, n_ubatch=settings.size, n_seq=settings.n_seq, n_threads=n_threads)
 
 
 def _read_batch(

@@ -246,6 +246,7 @@ def bad_inputs(tmp_path: Path, model: Path, pack: Path) -> list[tuple[list[objec
         (["fit", model, "--pairs", good, "--layer", "0"], "block 0 can't have a control vector"),
         (["fit", model, "--pairs", good, "--layer", "44"], "out of range"),
         (["fit", model, "--pairs", good, "--gate", "logistic", "--no-background"], "give --general"),
+        (["fit", model, "--states", good, "--minutes", "2"], "shorten"),
         (["fit", model, "--pairs", good, "--layer", "5"], "choose a layer before it"),
         (["fit", model, "--pairs", good, "--strength", "nan"], "the strength must be a number"),
         (["fit", model, "--pairs", good, "--seed", "-1"], "the seed must be"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import psutil
 
+from fs_local.progress import Progress
 from fs_local.runtime.library import llama
 
 
@@ -113,3 +114,19 @@ def machine() -> str:
 
 def versions() -> str:
     return f"llama.cpp {llama().llama_version().decode()}, Python {platform.python_version()}, numpy {np.__version__}"
+
+
+def in_stages(stages: Sequence[tuple[str, Callable[[], Iterator[Measurement]]]], report: Progress) -> list[Measurement]:
+    """What all stages measure, one after the other."""
+    rows: list[Measurement] = []
+    for i, (what, measure) in enumerate(stages):
+        report(what, i, len(stages))
+        rows += measure()
+    report("done", len(stages), len(stages))
+    return rows
+
+
+def second_turn_row(opened: bool, what: str, evaluated: int, least: int) -> Measurement:
+    """Tokens that a chat's second turn evaluates, beside the least that it can; opened: whether its gates are."""
+    name = f"second turn of a chat, gate {'open' if opened else 'closed'}"
+    return Measurement(name, what, "tokens", evaluated, "≤ 1.000", evaluated <= least, least, evaluated / least)

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from fs_local.benchmark.engine_turns import EngineTurns
-from fs_local.benchmark.figures import Measurement, no_less, no_more, quartiles
+from fs_local.benchmark.figures import Measurement, no_less, no_more, quartiles, second_turn_row
 from fs_local.benchmark.packs import N_EXPERTS, N_RESIDUAL, WIDE, held, steered_layer, synthetic_arrays
 from fs_local.benchmark.stock import Stock
 from fs_local.benchmark.turns import Budget, Run, alternate
@@ -128,16 +128,7 @@ def second_turn(path: Path, base: Pack) -> Iterator[Measurement]:
             evaluated = steered.engine.stats.prompt_tokens - before
         closing = 2 + (first.finish_reason == "length")  # what ends the answer before, and its last token if it was cut
         least = piece.prompt_tokens if opened else len(turns.tokens) - turns.turn_start + closing
-        yield Measurement(
-            f"second turn of a chat, gate {'open' if opened else 'closed'}",
-            "tokens evaluated, all passes",
-            "tokens",
-            evaluated,
-            "≤ 1.000",
-            evaluated <= least,
-            least,
-            evaluated / least,
-        )
+        yield second_turn_row(opened, "tokens evaluated, all passes", evaluated, least)
 
 
 def decision() -> Iterator[Measurement]:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from fs_local.benchmark import footprint, offline, online
-from fs_local.benchmark.figures import Measurement, Report, machine, versions
+from fs_local.benchmark.figures import Measurement, Report, in_stages, machine, versions
 from fs_local.benchmark.packs import steered_layer, synthetic_pack
 from fs_local.benchmark.turns import Budget
 from fs_local.model_files import resolve_model
@@ -35,7 +35,6 @@ def bench(
     budget = budget or Budget()
     report = progress or untold
     path = resolve_model(model)
-    rows: list[Measurement] = []
     with Model.load(path) as loaded:
         base = synthetic_pack(loaded) if pack is None else Pack.load(pack)
         check_model(base, loaded)
@@ -53,10 +52,7 @@ def bench(
             ("sizes", lambda: footprint.sizes(base)),
             ("start", footprint.start),
         ]
-        for i, (what, measure) in enumerate(stages):
-            report(what, i, len(stages))
-            rows += measure()
-        report("done", len(stages), len(stages))
+        rows = in_stages(stages, report)
         described = f"{loaded.name} {loaded.quantization} ({loaded.n_layer} blocks of {loaded.width})"
     return Report(
         model=described,

@@ -12,7 +12,17 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from fs_local.benchmark.figures import Measurement, Report, machine, no_less, no_more, quartiles, versions
+from fs_local.benchmark.figures import (
+    Measurement,
+    Report,
+    in_stages,
+    machine,
+    no_less,
+    no_more,
+    quartiles,
+    second_turn_row,
+    versions,
+)
 from fs_local.benchmark.http_client import Answered, HttpClient
 from fs_local.benchmark.packs import held, steered_layer, synthetic_pack
 from fs_local.benchmark.server_process import ServerProcess
@@ -63,11 +73,7 @@ def bench_serving(
             ("second turn", measured.second_turn),
             ("memory", measured.memory),
         ]
-        rows: list[Measurement] = []
-        for i, (what, measure) in enumerate(stages):
-            report(what, i, len(stages))
-            rows += measure()
-        report("done", len(stages), len(stages))
+        rows = in_stages(stages, report)
         described = f"{loaded.name} {loaded.quantization} ({loaded.n_layer} blocks of {loaded.width})"
     return Report(
         model=described,
@@ -199,15 +205,8 @@ class Measured:
             closing = 2 + (first.tokens == 16)  # what ends the answer before, and its last token if it was cut
             least = len(turns.tokens) if opened else len(turns.tokens) - turns.turn_start + closing
             evaluated = second.prompt_tokens - second.cached_tokens
-            yield Measurement(
-                f"second turn of a chat, gate {'open' if opened else 'closed'}",
-                "its prompt, all of which is steered" if opened else "what is new in it",
-                "tokens",
-                evaluated,
-                "≤ 1.000",
-                evaluated <= least,
-                least,
-                evaluated / least,
+            yield second_turn_row(
+                opened, "its prompt, all of which is steered" if opened else "what is new in it", evaluated, least
             )
 
     def memory(self) -> Iterator[Measurement]:

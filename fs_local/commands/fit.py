@@ -113,6 +113,7 @@ def fit(
     Example with states from PyTorch: fs-local fit model.gguf --states states.npz --layer 12 --strength 1.5 -o pack.fspack
     """
     from converters.vectors import model_identity
+    from fs_local.errors import FitError
     from fs_local.fitting import FitOptions, fit_untried
     from fs_local.fitting import fit as fit_pack
     from fs_local.fitting.files import read_examples, read_given
@@ -138,6 +139,8 @@ def fit(
         scope=scope,
         seed=seed,
     )
+    if states is not None and minutes is not None:
+        raise FitError("--minutes has nothing to shorten where --states are captured already; leave it out")
     path = resolve_model(model)
     check_outputs(output, report, inputs=[path, pairs, *(ir or []), *(general or []), openings, states])
     if lesson is not None:

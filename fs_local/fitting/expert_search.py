@@ -103,10 +103,10 @@ def experts_untried(given: GivenStates, options: FitOptions, layers: tuple[int, 
     rank = RESIDUAL_RANKS[0] if options.residual_rank is None else options.residual_rank
     strength = UNTRIED_STRENGTH if options.strength is None else options.strength
     parts = parts_of(given.pairs.groups, options.seed)
-    return _how(Rowed(given.pairs, given.queries), options, parts, layers, rank, strength)
+    return _setting(Rowed(given.pairs, given.queries), options, parts, layers, rank, strength)
 
 
-def _how(
+def _setting(
     states: Rowed,
     options: FitOptions,
     parts: Parts,
@@ -181,7 +181,7 @@ class _Search:
                 found = [(self._try(tuple(t.layers), t.strength, rank, n), rank) for t, rank in found]
         self._report("search", self._total, self._total)
         chosen, rank = _best(found)
-        how = _how(self._states, o, self._parts, tuple(chosen.layers), rank, chosen.strength)
+        how = _setting(self._states, o, self._parts, tuple(chosen.layers), rank, chosen.strength)
         held_out, unsteered = self._held_out(how)
         trials = self._trials(chosen.pairs)
         return replace(
