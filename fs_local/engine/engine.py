@@ -140,7 +140,7 @@ class Engine:
         """Takes requests together, all or none: none begins before the last is there. Raises as `submit`."""
         if os.getpid() != self._process:
             raise EngineClosed("this engine belongs to the process that this one was forked from; load the model here")
-        state, mailboxes = self._state, [Mailbox() for _ in requests]
+        state, mailboxes = self._state, [Mailbox(self._worker.bell) for _ in requests]
         with state.changed:
             if state.closing:
                 raise EngineClosed("the engine is closed; load the model again")

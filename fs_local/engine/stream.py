@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import Sequence
 from queue import Empty, SimpleQueue
 
 from fs_local.engine.decision import Decision
@@ -15,15 +16,39 @@ _Item = Piece | BaseException | None
 """Some text, what went wrong, or None once the stream is closed."""
 
 
+class Bell:
+    """Wakes event loops that wait for pieces: each loop once for all its streams, since every call takes the interpreter from the engine.
+
+    On the engine's thread alone.
+    """
+
+    def __init__(self) -> None:
+        self._waiting: dict[asyncio.AbstractEventLoop, list[Mailbox]] = {}
+
+    def add(self, loop: asyncio.AbstractEventLoop, mailbox: Mailbox) -> None:
+        """Notes that a loop waits for what a mailbox has got."""
+        self._waiting.setdefault(loop, []).append(mailbox)
+
+    def ring(self) -> None:
+        """Wakes all that were noted."""
+        for loop, mailboxes in self._waiting.items():
+            _wake(loop, mailboxes)
+        self._waiting.clear()
+
+
 class Mailbox:
     """What the engine holds of a stream. The engine puts pieces into it, and looks whether they are still wanted.
+
+    Args:
+        bell: that the engine rings once it has put what it had; without one, each piece wakes whoever waits for it.
 
     Attributes:
         decisions: of the query, once they are known.
         cancelled: whether nobody wants more.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, bell: Bell | None = None) -> None:
+        self._bell = bell
         self._queue: SimpleQueue[_Item] = SimpleQueue()
         self._waiter: _Waiter | None = None
         self.decisions: list[Decision] = []
@@ -32,18 +57,23 @@ class Mailbox:
     def close(self) -> None:
         """Called by the reader: nobody wants more. Whoever waits is woken."""
         self.cancelled = True
-        self.put(None)
+        self._queue.put(None)
+        if (waiter := self._waiter) is not None:
+            _wake(waiter[0], [self])
 
     def put(self, item: _Item) -> None:
         """Called by the engine: a piece, the last of which has a finish reason, or what went wrong."""
         self._queue.put(item)
-        waiter = self._waiter
-        if waiter is not None:
-            self._waiter = None
-            try:
-                waiter[0].call_soon_threadsafe(_wake, waiter[1])
-            except RuntimeError:  # the event loop was closed
-                self.cancelled = True
+        if (waiter := self._waiter) is not None:
+            if self._bell is None:
+                _wake(waiter[0], [self])
+            else:
+                self._bell.add(waiter[0], self)
+
+    def wake(self) -> None:
+        """Lets the one who waits look again; on its loop's thread."""
+        if (waiter := self._waiter) is not None and not waiter[1].done():
+            waiter[1].set_result(None)
 
     @property
     def is_empty(self) -> bool:
@@ -60,13 +90,24 @@ class Mailbox:
                 loop = asyncio.get_running_loop()
                 future: asyncio.Future[None] = loop.create_future()
                 self._waiter = (loop, future)
-                if self._queue.empty():  # else it was put in between
-                    await future
+                try:
+                    if self._queue.empty():  # else it was put in between
+                        await future
+                finally:
+                    self._waiter = None
 
 
-def _wake(future: asyncio.Future[None]) -> None:
-    if not future.done():
-        future.set_result(None)
+def _wake(loop: asyncio.AbstractEventLoop, mailboxes: Sequence[Mailbox]) -> None:
+    try:
+        loop.call_soon_threadsafe(_wake_all, mailboxes)
+    except RuntimeError:  # the event loop was closed
+        for mailbox in mailboxes:
+            mailbox.cancelled = True
+
+
+def _wake_all(mailboxes: Sequence[Mailbox]) -> None:
+    for mailbox in mailboxes:
+        mailbox.wake()
 
 
 class Stream:

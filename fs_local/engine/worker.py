@@ -21,6 +21,7 @@ from fs_local.engine.prefix_cache import PrefixCache
 from fs_local.engine.scoring import Scoring
 from fs_local.engine.sequences import NotFinite
 from fs_local.engine.sequences import Sequence as Work
+from fs_local.engine.stream import Bell
 from fs_local.engine.vocabulary import Vocabulary
 from fs_local.errors import ContextFullError, FitError
 from fs_local.runtime.context import Context
@@ -37,11 +38,12 @@ class Worker:
         packs: gives the packs of this moment.
 
     Attributes:
+        bell: rung when streams have got what there is.
         evaluated, reused: tokens of prompts; generated: tokens drawn; evicted: how often a sequence had to make room.
     """
 
     def __init__(self, context: Context, n_seq: int, n_spare: int, packs: Callable[[], Packs]) -> None:
-        self._context, self._n_seq, self._packs = context, n_seq, packs
+        self._context, self._n_seq, self._packs, self.bell = context, n_seq, packs, Bell()
         self._limit = min(context.n_ctx, context.model.n_ctx_train)
         self._cells = Cells(context, n_seq + n_spare)
         self._vocabulary = Vocabulary(context.model)
@@ -60,7 +62,11 @@ class Worker:
 
     @property
     def n_at_work(self) -> int:
-        return len(self._decoding) + (self._prefilling is not None)
+        return len(self._at_work)
+
+    @property
+    def _at_work(self) -> list[Work]:
+        return [*self._decoding, *([self._prefilling] if self._prefilling else [])]
 
     @property
     def is_idle(self) -> bool:
@@ -89,16 +95,18 @@ class Worker:
     def turn(self) -> None:
         """Parts of prompts, together no longer than one part may be, and one token of every other sequence.
 
-        Short prompts that came together so begin to be answered together: a step of few costs almost what one of many does.
-        """
+        Short prompts that came together so begin to be answered together: a step of few costs almost what one of many does. First tokens
+        are told before that step."""
         self._drop_cancelled()
         room = self._cells.part_size
         while (work := self._next_prompt()) is not None and (rows := self._next_rows(work)) <= room:
             room -= rows
             self._guarded(work, self._prefill)
             self._drop_cancelled()
+        self.bell.ring()
         if self._decoding:
             self._decode()
+            self.bell.ring()
 
     def _next_prompt(self) -> Work | None:
         """The one that is evaluated, or the next that can be."""
@@ -112,14 +120,11 @@ class Worker:
 
     def close(self, error: BaseException) -> None:
         """Ends all streams with an error, and frees everything."""
-        for work in [
-            *self._decoding,
-            *([self._prefilling] if self._prefilling else []),
-            *(w for _, w in self._waiting),
-        ]:
+        for work in [*self._at_work, *(w for _, w in self._waiting)]:
             work.mailbox.put(error)
             work.close()
         self._decoding, self._prefilling, self._waiting = [], None, []
+        self.bell.ring()
         self._context.close()
 
     # --- who is worked on
@@ -245,7 +250,7 @@ class Worker:
 
     def _start_afresh(self) -> None:
         """Empties all cells, since some may hold what is no number, and spoils others' sums; everybody is prefilled again."""
-        for work in [*self._decoding, *([self._prefilling] if self._prefilling else [])]:
+        for work in self._at_work:
             self._put_back(work)
         self.forget(zero=True)
         self._may_admit = True
@@ -387,10 +392,9 @@ class Worker:
         self._cells.settle()
         if self._cells.free >= len(self._decoding) or self._cache.drop_oldest():
             return
-        everybody = [*self._decoding, *([self._prefilling] if self._prefilling else [])]
-        if len(everybody) == 1:
+        if len(self._at_work) == 1:
             self._decoding[0].finish("context")
             self._end(self._decoding[0])
             return
         self.evicted += 1
-        self._put_back(max(everybody, key=lambda w: w.precedence))
+        self._put_back(max(self._at_work, key=lambda w: w.precedence))

@@ -1,13 +1,13 @@
-"""Connections that don't get on with it: uvicorn's HTTP/1.1, with a time limit on a request's head and a bound on how many there are."""
+"""Connections that don't get on with it: uvicorn's HTTP/1.1 by httptools, with limits on a request's head and on how many there are."""
 
 from __future__ import annotations
 
 import asyncio
 from typing import Any
 
-from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from fs_local.server.limits import HEADER_SECONDS, MAX_CONNECTIONS
+from fs_local.server.limits import HEADER_SECONDS, MAX_CONNECTIONS, MAX_HEAD_BYTES
 
 _SENTENCE = (
     b'{"error": {"message": "too many connections", "type": "server_error", "param": null, "code": "overloaded"}}'
@@ -18,10 +18,11 @@ _FULL = (
 )
 
 
-class TimedProtocol(H11Protocol):
-    """One connection. A client that sends the head of its request byte by byte is hung up on."""
+class BoundedProtocol(HttpToolsProtocol):
+    """One connection. A client that sends the head of its request byte by byte, or without end, is hung up on."""
 
     _deadline: asyncio.TimerHandle | None = None
+    _head_bytes = 0
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
@@ -34,6 +35,9 @@ class TimedProtocol(H11Protocol):
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
         self._watch()
+        self._head_bytes = self._head_bytes + len(data) if self._waits_for_head else 0
+        if self._head_bytes > MAX_HEAD_BYTES and not self.transport.is_closing():
+            self.send_400_response(f"The head of a request has at most {MAX_HEAD_BYTES} bytes.")
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._forget()

@@ -19,6 +19,7 @@ MAX_SCHEMA_CHARACTERS, MAX_SCHEMA_DEPTH = 64 << 10, 32
 SCHEMA_SECONDS = 5.0
 """For the trial of a schema in a process of its own."""
 MAX_CONNECTIONS = 512
+MAX_HEAD_BYTES = 64 << 10
 HEADER_SECONDS = 10.0
 """For the head of a request, from the connection or from its first byte on."""
 BODY_SECONDS = 30.0

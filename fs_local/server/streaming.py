@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
+import time
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack
 from typing import Any
 
 import anyio
+from pydantic_core import to_json
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
@@ -28,6 +29,7 @@ class LiveResponse(Response):
 
     def __init__(self, chunks: AsyncGenerator[bytes, None], media_type: str, held: AsyncExitStack) -> None:
         self._chunks, self._held = chunks, held
+        self._sends_since: float | None = None
         self.status_code = 200
         self.media_type = media_type
         self.background = None
@@ -42,10 +44,9 @@ class LiveResponse(Response):
                 group.cancel_scope.cancel()
 
             group.start_soon(watch)
+            group.start_soon(self._hang_up, group.cancel_scope)
             try:
                 await self._send_all(send)
-            except TimeoutError:
-                pass  # the client does not read: the connection is closed, as the response has no end
             finally:
                 with anyio.CancelScope(shield=True):
                     await self._chunks.aclose()
@@ -55,17 +56,26 @@ class LiveResponse(Response):
     async def _send_all(self, send: Send) -> None:
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
         async for chunk in self._chunks:
-            with anyio.fail_after(SEND_SECONDS):
-                await send({"type": "http.response.body", "body": chunk, "more_body": True})
+            self._sends_since = time.monotonic()
+            await send({"type": "http.response.body", "body": chunk, "more_body": True})
+            self._sends_since = None
         await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _hang_up(self, answering: anyio.CancelScope) -> None:
+        """Ends it when the client does not read: the connection is closed, as the response has no end. One look a while costs less than a
+        deadline a chunk."""
+        while True:
+            await anyio.sleep(SEND_SECONDS / 4)
+            if self._sends_since is not None and time.monotonic() - self._sends_since > SEND_SECONDS:
+                answering.cancel()
 
 
 def event(value: Any, name: str | None = None) -> bytes:
     """A server-sent event."""
     head = b"" if name is None else b"event: " + name.encode() + b"\n"
-    return head + b"data: " + json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode() + b"\n\n"
+    return b"%bdata: %b\n\n" % (head, to_json(value))
 
 
 def line(value: Any) -> bytes:
     """A line of JSON."""
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
+    return to_json(value) + b"\n"
