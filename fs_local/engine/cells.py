@@ -9,13 +9,15 @@ Were the search another one, nothing but these bits would suffer.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fs_local.errors import ContextFullError
+from fs_local.errors import ContextFullError, ModelError
 from fs_local.runtime.context import Context
+from fs_local.runtime.sequence_state import Bytes, restore, saved
 
 TILE = 64
 """Rows from which on llama.cpp's attention works in tiles, and cells in one of these. Below, it takes cells one after the other."""
@@ -35,6 +37,14 @@ def parts_of(n_tokens: int, size: int) -> list[tuple[int, int]]:
     if len(edges) > 1 and n_tokens - edges[-1] == 1 and size >= 2 * TILE:
         edges[-1] -= TILE
     return list(zip(edges, [*edges[1:], n_tokens], strict=True))
+
+
+@dataclass(frozen=True)
+class PutAway:
+    """A sequence that stands in no cells for now: its bytes, and how each of its cells was evaluated."""
+
+    state: Bytes
+    kinds: bytes
 
 
 class Cells:
@@ -135,6 +145,34 @@ class Cells:
         cells = self._of[target] = self._of[source][:n]
         self._kinds[target] = self._kinds[source][:n]
         self._holders[cells] += 1
+
+    def put_away(self, seq: int) -> PutAway:
+        """Takes a sequence out of the cells; of one that does not stand in the order of its positions, what does."""
+        cells = self._of[seq]
+        self.remove(seq, next((i for i in range(1, len(cells)) if cells[i] < cells[i - 1]), len(cells)))
+        found = PutAway(saved(self._context, seq), bytes(self._kinds[seq]))
+        self.remove(seq)
+        return found
+
+    def put_back(self, seq: int, away: PutAway) -> bool:
+        """Gives an empty sequence what was put away, side by side from a tile's beginning; False where there is no such room."""
+        n = len(away.kinds)
+        if n > self.free or not self.aligned(seq, n):
+            return False
+        cells = self._find(n)
+        try:
+            restore(self._context, seq, away.state)
+        except ModelError:
+            self.settle()
+            return False
+        self._place([seq] * n, cells, SINGLE)
+        self._kinds[seq] = bytearray(away.kinds)
+        self.settle()
+        return True
+
+    def held_by(self, sequences: Iterable[int]) -> int:
+        """How many cells some sequences hold together."""
+        return len(set().union(*(self._of.get(seq, ()) for seq in sequences)))
 
     def clear(self, zero: bool = False) -> None:
         """Empties everything. zero: the numbers in the cells too."""

@@ -1,4 +1,4 @@
-"""What finished requests leave in the cache for later ones: the unsteered beginnings of their sequences.
+"""What finished requests leave for later ones: the unsteered beginnings of their sequences.
 
 Unsteered cells serve every request; steered ones are cut off, and nobody else's. A request begins with the longest beginning that it
 shares with what is there, of sequences at work too.
@@ -7,63 +7,112 @@ Which cells are taken is a question of bits. A prompt that nothing was generated
 states get the bits of an evaluation from its beginning: so its decisions do not depend on what was asked before. A conversation goes on
 behind the answers that it holds, which were evaluated a token at a time, some with others in one decode: there its states are the same
 but for the last bits, those of the conversation as it ran. `Steer.exact` takes nothing.
+
+Attention looks at idle cells too, and every token pays for them: so but for a few, what no request is at work with is put away in
+ordinary memory, and put back, bit for bit, for the request that goes on with it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 
-from fs_local.engine.cells import SINGLE, Cells, kind_of, parts_of
+from fs_local.engine.cells import SINGLE, Cells, PutAway, kind_of, parts_of
 from fs_local.engine.prefill import same_sums_from
+
+LEAST_SAVED = 64
+"""Tokens that must be saved by putting a sequence back, or by putting it away at all: it costs a copy."""
+MOST_IDLE = 256
+"""Cells that may stand idle: llama.cpp's attention takes so many at a time."""
 
 
 class PrefixCache:
-    """The idle sequences of an engine, the least recently used first.
+    """The idle sequences of an engine, the least recently used first, and those that were put away.
 
     Args:
-        free: called with each sequence that is no longer kept, and empty.
+        free: called with each sequence that is no longer in the cells, and empty.
+        most_away: tokens of all that is put away; beyond, the oldest are forgotten.
     """
 
-    def __init__(self, cells: Cells, free: Callable[[int], None]) -> None:
-        self._cells, self._free = cells, free
+    def __init__(self, cells: Cells, free: Callable[[int], None], most_away: int) -> None:
+        self._cells, self._free, self._most_away = cells, free, most_away
         self._idle: dict[int, list[int]] = {}
+        self._away: list[tuple[list[int], PutAway]] = []
 
     def __len__(self) -> int:
-        return len(self._idle)
+        return len(self._idle) + len(self._away)
 
     def keep(self, seq: int, tokens: Sequence[int]) -> None:
         """Takes over a sequence that holds these tokens, all of them unsteered; it is not empty."""
         for other, held in list(self._idle.items()):
             if list(tokens[: len(held)]) == held:
-                self.drop(other)
+                self._drop(other)
+        self._away = [(held, away) for held, away in self._away if list(tokens[: len(held)]) != held]
         self._idle[seq] = list(tokens)
 
-    def find(
-        self,
-        tokens: Sequence[int],
-        most: int,
-        at_work: Iterable[tuple[int, Sequence[int]]],
-    ) -> tuple[int, int]:
-        """The sequence to begin with, and how many of its cells to take; (-1, 0) for none.
+    def begin(self, seq: int, tokens: Sequence[int], most: int, at_work: Sequence[tuple[int, Sequence[int]]]) -> int:
+        """Lets an empty sequence begin with what it shares with others; how many tokens that is. Puts idle sequences away.
 
         Args:
             most: tokens at most that may be taken.
             at_work: sequences that are not idle, with the tokens of their unsteered cells.
         """
+        source, n = self._longest(tokens, most, at_work)
+        away = [self._usable(a.kinds, tokens, min(_shared(held, tokens), most)) for held, a in self._away]
+        best = max(range(len(away)), key=away.__getitem__, default=-1)
+        if best >= 0 and away[best] >= n + LEAST_SAVED:
+            if self._put_back(seq, *self._away[best]):
+                n = away[best]
+                self._cells.remove(seq, n)
+                source = seq
+            else:
+                source, n = self._longest(tokens, most, at_work)  # some may have been put away for it
+        if n and source != seq:
+            self._cells.share(source, seq, n)
+        busy = self._cells.held_by([seq, *(s for s, _ in at_work)])
+        while self._cells.used - busy > MOST_IDLE and self.put_oldest_away():
+            pass
+        return n
+
+    def put_oldest_away(self) -> bool:
+        """Makes room in the cells: puts the least recently used sequence away; False if there is none."""
+        seq = next(iter(self._idle), None)
+        if seq is None:
+            return False
+        if self._cells.length(seq) >= 2 * LEAST_SAVED:
+            away = self._cells.put_away(seq)
+            self._away.append((self._idle[seq][: len(away.kinds)], away))
+            while sum(len(held) for held, _ in self._away) > self._most_away:
+                del self._away[0]
+        self._drop(seq)
+        return True
+
+    def forget(self) -> None:
+        """Forgets all."""
+        for seq in list(self._idle):
+            self._drop(seq)
+        self._away.clear()
+
+    def _longest(
+        self, tokens: Sequence[int], most: int, at_work: Iterable[tuple[int, Sequence[int]]]
+    ) -> tuple[int, int]:
+        """The sequence in the cells to begin with, and how many of its cells to take; (-1, 0) for none."""
         best = (-1, 0)
         for seq, held in [*self._idle.items(), *at_work]:
-            shared = next(
-                (i for i, (a, b) in enumerate(zip(held, tokens, strict=False)) if a != b), min(len(held), len(tokens))
-            )
-            n = self._usable(seq, tokens, min(shared, most, self._cells.length(seq)))
+            n = self._usable(self._cells.kinds(seq), tokens, min(_shared(held, tokens), most, self._cells.length(seq)))
             if n > best[1]:
                 best = (seq, n)
         if best[0] in self._idle:
             self._idle[best[0]] = self._idle.pop(best[0])  # used just now
         return best
 
-    def _usable(self, seq: int, tokens: Sequence[int], n: int) -> int:
-        kinds, size = self._cells.kinds(seq), self._cells.part_size
+    def _put_back(self, seq: int, held: Sequence[int], away: PutAway) -> bool:
+        """A copy stays where it is until something longer is kept."""
+        while self._cells.free < len(held) and self.put_oldest_away():
+            pass
+        return self._cells.put_back(seq, away)
+
+    def _usable(self, kinds: Sequence[int], tokens: Sequence[int], n: int) -> int:
+        size = self._cells.part_size
         wanted = bytearray().join(
             bytes([kind_of(stop - first)]) * (stop - first) for first, stop in parts_of(len(tokens), size)
         )
@@ -72,16 +121,12 @@ class PrefixCache:
             return n
         return min(alike, same_sums_from(alike, len(tokens), size)) if alike else 0
 
-    def drop(self, seq: int) -> None:
-        """Forgets one."""
+    def _drop(self, seq: int) -> None:
         del self._idle[seq]
         self._cells.remove(seq)
         self._free(seq)
 
-    def drop_oldest(self) -> bool:
-        """Forgets the least recently used one; False if there is none."""
-        seq = next(iter(self._idle), None)
-        if seq is None:
-            return False
-        self.drop(seq)
-        return True
+
+def _shared(held: Sequence[int], tokens: Sequence[int]) -> int:
+    """How many tokens two sequences begin with alike."""
+    return next((i for i, (a, b) in enumerate(zip(held, tokens, strict=False)) if a != b), min(len(held), len(tokens)))

@@ -48,7 +48,7 @@ class Worker:
         self._cells = Cells(context, n_seq + n_spare)
         self._vocabulary = Vocabulary(context.model)
         self._free = list(range(n_seq + n_spare))
-        self._cache = PrefixCache(self._cells, self._free.append)
+        self._cache = PrefixCache(self._cells, self._free.append, context.n_ctx)
         self._waiting: list[tuple[tuple[int, int], Work]] = []
         self._prefilling: Work | None = None
         self._decoding: list[Work] = []
@@ -88,8 +88,7 @@ class Worker:
 
     def forget(self, zero: bool = False) -> None:
         """Empties the cells; nothing may be at work. zero: the numbers in them too."""
-        while self._cache.drop_oldest():
-            pass
+        self._cache.forget()
         self._cells.clear(zero)
 
     def turn(self) -> None:
@@ -178,13 +177,11 @@ class Worker:
         if steer.exact:  # then nothing else is at work
             self.forget()
         self._prefilling, work.seq = work, self._lend(1)[0]
-        source, cached = -1, 0
+        cached = 0
         if self._context.model.can_roll_back:
-            source, cached = self._cache.find(work.tokens, most, self._unsteered())
-        if cached:
-            self._cells.share(source, work.seq, cached)
+            cached = self._cache.begin(work.seq, work.tokens, most, self._unsteered())
         rows = len(work.tokens) - cached
-        while self._cells.free < rows + len(self._decoding) + 1 and self._cache.drop_oldest():
+        while self._cells.free < rows + len(self._decoding) + 1 and self._cache.put_oldest_away():
             pass
         if self._decoding and self._cells.free < rows + len(self._decoding) + 1:
             self._put_back(work)
@@ -259,7 +256,7 @@ class Worker:
 
     def _lend(self, n: int) -> list[int]:
         """Up to `n` sequences that are not in use, at least one."""
-        while len(self._free) < n and self._cache.drop_oldest():
+        while len(self._free) < n and self._cache.put_oldest_away():
             pass
         return [self._free.pop() for _ in range(min(n, len(self._free)))]
 
@@ -276,7 +273,7 @@ class Worker:
         prefill = work.prefill
         assert prefill is not None
         if not work.n_drawn and SINGLE not in self._cells.kinds(work.seq):  # else there are no bits to keep
-            while not (aligned := self._cells.aligned(work.seq, prefill.next_rows)) and self._cache.drop_oldest():
+            while not (aligned := self._cells.aligned(work.seq, prefill.next_rows)) and self._cache.put_oldest_away():
                 pass
             if not aligned and self._decoding:
                 self._put_back(work)
@@ -292,7 +289,7 @@ class Worker:
         try:
             prefill.step()
         except ContextFullError:
-            if not self._cache.drop_oldest():
+            if not self._cache.put_oldest_away():
                 if not self._decoding:
                     raise
                 self._put_back(work)
@@ -328,7 +325,7 @@ class Worker:
         try:
             work.scoring.step(self._lend, self._give_back)
         except ContextFullError:
-            if not self._cache.drop_oldest():
+            if not self._cache.put_oldest_away():
                 if not self._decoding:
                     raise
                 self._put_back(work)
@@ -390,7 +387,7 @@ class Worker:
     def _make_room(self, error: ContextFullError) -> None:
         """After the cells were used up: gives up what is kept, else the newest sequence, which is prefilled again later."""
         self._cells.settle()
-        if self._cells.free >= len(self._decoding) or self._cache.drop_oldest():
+        if self._cells.free >= len(self._decoding) or self._cache.put_oldest_away():
             return
         if len(self._at_work) == 1:
             self._decoding[0].finish("context")

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
-from fs_local.engine import Steer
+from fs_local.engine import Steer, prefix_cache
 from fs_local.runtime.model import Model
 from tests.engine.asked import prompt_of
 from tests.engine.driven import Answer, Driven
@@ -28,9 +28,13 @@ STEERS = (
 N_CTX, N_UBATCH = 512, 128
 
 
-@pytest.fixture(scope="module")
-def machine(tiny_path: Path) -> Any:
+@pytest.fixture(scope="module", params=["much is idle", "all is put away"])
+def machine(tiny_path: Path, request: pytest.FixtureRequest) -> Any:
     model = Model.load(tiny_path)
+    patch = pytest.MonkeyPatch()
+    if request.param == "all is put away":
+        patch.setattr(prefix_cache, "MOST_IDLE", 0)
+        patch.setattr(prefix_cache, "LEAST_SAVED", 2)
     packs = [
         synthetic_pack(model, "half", layer=3, gate_layer=4, seed=1, name="half"),
         synthetic_pack(model, "closed", layer=2, gate_layer=2, seed=2, name="closed"),
@@ -94,6 +98,7 @@ def machine(tiny_path: Path) -> Any:
                 np.testing.assert_array_equal(driven.answer(prompt_of(90), 1).logits[0], alone(90, 0, 0).logits[0])
 
     yield Requests
+    patch.undo()
     model.close()
 
 

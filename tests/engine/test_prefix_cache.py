@@ -1,0 +1,89 @@
+"""What stands idle in the cells is put away, and comes back bit for bit."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from fs_local.engine import Prompt, Span
+from fs_local.engine.cells import Cells, PutAway
+from fs_local.engine.prefix_cache import MOST_IDLE
+from fs_local.runtime.context import Context
+from fs_local.runtime.model import Model
+from fs_local.runtime.sequence_state import saved
+from tests.engine.asked import prompt_of
+from tests.engine.driven import Driven
+from tests.packs import synthetic_pack
+
+
+def continued(tokens: list[int]) -> Prompt:
+    """A conversation with another turn."""
+    more = prompt_of(20, 1).tokens
+    return Prompt((*tokens, *more), Span(len(tokens) + 5, len(tokens) + 20), len(tokens))
+
+
+@pytest.mark.parametrize("n", [200, 300, 600])
+def test_a_conversation_goes_on_after_others_took_its_place(tiny: Model, n: int) -> None:
+    packs = [synthetic_pack(tiny, "closed", layer=3, gate_layer=2)]
+    with Driven(tiny, packs, n_ubatch=512, n_ctx=4096) as undisturbed:
+        first = undisturbed.answer(prompt_of(n), 10)
+        expected = undisturbed.answer(continued(first.work.tokens), 3)
+    with Driven(tiny, packs, n_ubatch=512, n_ctx=4096) as driven:
+        first = driven.answer(prompt_of(n), 10)
+        for seed in range(2, 6):
+            driven.answer(prompt_of(400, seed), 2)
+        assert driven.worker.cells_used <= MOST_IDLE + 402, "what is idle doesn't stay in the cells"
+        second = driven.answer(continued(first.work.tokens), 3)
+    assert second.pieces[-1].cached_tokens == expected.pieces[-1].cached_tokens == n + 9
+    # behind an answer, the last bits depend on where in the pool it stands
+    np.testing.assert_allclose(np.stack(second.logits), np.stack(expected.logits), atol=0.05)
+    assert second.pieces[-1].decisions[0].is_open == expected.pieces[-1].decisions[0].is_open
+
+
+def test_a_sequence_comes_back_bit_for_bit(tiny: Model) -> None:
+    """In other cells, in the same order."""
+    with Context(tiny, n_ctx=2048, n_ubatch=512, n_seq=4) as context:
+        cells = Cells(context, 3)
+        cells.part(0, prompt_of(200).tokens, 0, False)
+        cells.part(1, prompt_of(300).tokens, 0, False)
+        cells.step([5, 6], [200, 300], [0, 1])
+        before, kinds = saved(context, 1), bytes(cells.kinds(1))
+        away = cells.put_away(1)
+        assert (cells.length(1), context.n_past(1), cells.used) == (0, 0, 201)
+        assert cells.put_back(2, away)
+        assert (cells.length(2), context.n_past(2), cells.used) == (301, 301, 502)
+        assert cells.begins_at(2) % 64 == 0
+        after = saved(context, 2)
+        assert bytes(cells.kinds(2)) == kinds
+        cells.remove(2)
+        assert cells.put_back(1, away)
+        np.testing.assert_array_equal(saved(context, 1), before)
+        assert len(after) == len(before)
+        assert not cells.put_back(2, PutAway(before, bytes(2000))), "no room"
+        assert cells.used == 502
+
+
+def test_a_beginning_that_was_put_away_serves_others_too(tiny: Model) -> None:
+    """And again: its copy stays."""
+    one = prompt_of(300)
+    others = [Prompt((*one.tokens[:280], *prompt_of(20, i).tokens), Span(282, 300), 0) for i in (1, 2)]
+    packs = [synthetic_pack(tiny, "half", layer=3, gate_layer=2)]
+    with Driven(tiny, packs, n_ubatch=512) as alone:
+        expected = [alone.logits(other, 2) for other in others]
+    with Driven(tiny, [], n_ubatch=512) as driven:
+        driven.answer(one, 2)
+        driven.packs = alone.packs
+        for other, logits in zip(others, expected, strict=True):
+            driven.answer(prompt_of(400, 7), 2)
+            again = driven.answer(other, 2)
+            assert again.pieces[-1].cached_tokens == 192
+            np.testing.assert_array_equal(np.stack(again.logits), logits)
+
+
+def test_what_is_put_away_has_a_bound(tiny: Model) -> None:
+    with Driven(tiny, n_ubatch=512, n_ctx=1024) as driven:
+        for seed in range(12):
+            driven.answer(prompt_of(300, seed), 2)
+        assert driven.worker.n_kept <= 4
+        driven.worker.forget()
+        assert driven.worker.n_kept == 0
