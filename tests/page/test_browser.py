@@ -223,22 +223,54 @@ def test_queries_are_tried(page: Page) -> None:
     expect(page.locator("section[aria-label='Try it'] tbody tr").first).to_contain_text("open 1.00")
 
 
+def go_to(page: Page, what: str, key: str = "Tab") -> None:
+    """Moves the focus to what is called so, as those do who have no mouse."""
+    for _ in range(80):
+        page.keyboard.press(key)
+        if page.evaluate("(document.activeElement.ariaLabel || document.activeElement.textContent).trim()") == what:
+            return
+    raise AssertionError(f"{what!r} can't be reached by {key}")
+
+
 def test_the_keyboard_alone(page: Page) -> None:
+    """From a question to a correction, a changed row, and a fit that would begin."""
     expect(page.locator("#query")).to_be_focused()
     page.keyboard.type("harm by keys")
     page.keyboard.press("Enter")
     expect(page.locator(".message.user .open")).not_to_have_count(0)
     expect(page.locator("#send")).to_be_visible(timeout=20_000)
     expect(page.locator("#query")).to_be_focused()
-    for _ in range(60):
-        page.keyboard.press("Shift+Tab")
-        if page.evaluate("document.activeElement.textContent") == "Should have said…":
-            break
+    go_to(page, "Should have said…", "Shift+Tab")
     page.keyboard.press("Enter")
     expect(page.locator("#better")).to_be_focused()
     page.keyboard.type("No.")
     page.keyboard.press("Escape")
     expect(page.locator("#dialog")).not_to_be_visible()
+    page.keyboard.press("Enter")
+    expect(page.locator("#better")).to_be_focused()
+    page.keyboard.type("No, thanks.")
+    while page.evaluate("document.activeElement.id") != "lesson-of":
+        page.keyboard.press("Tab")
+    page.keyboard.press("Control+A")
+    page.keyboard.type("by keys")
+    page.keyboard.press("Enter")
+    expect(page.locator("#notice")).to_contain_text("by keys")
+    go_to(page, "Lessons", "Shift+Tab")
+    page.keyboard.press("Enter")
+    expect(page.locator("table.rows tbody tr")).to_have_count(1)
+    go_to(page, "Edit row 1")
+    page.keyboard.press("Enter")
+    while page.evaluate("document.activeElement.id") != "row-query":
+        page.keyboard.press("Tab")
+    page.keyboard.press("Control+A")
+    page.keyboard.type("harm in other words")
+    while page.evaluate("document.activeElement.type") != "submit":
+        page.keyboard.press("Tab")
+    page.keyboard.press("Enter")
+    expect(page.locator("table.rows tbody tr").first).to_contain_text("harm in other words")
+    go_to(page, "Import and export")
+    page.keyboard.press("Enter")
+    go_to(page, "Export as JSONL")
 
 
 def test_a_guest_chats_and_an_admin_keeps(chromium: Browser, tmp_path: Path) -> None:

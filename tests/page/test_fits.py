@@ -54,6 +54,16 @@ class Fitting(NamedTuple):
     def fit(self, how: str = "usual") -> None:
         assert self.http.post("/v1/page/fits", json={"lesson": "tone", "how": how}).status_code == 202
 
+    def child(self) -> psutil.Process:
+        """The process that fits, once it has begun."""
+        for _ in range(400):
+            if self.http.get("/v1/page/fits").json()["fit"]["stages"]:
+                children = psutil.Process().children(recursive=True)
+                [child] = [c for c in children if any("child.py" in part for part in c.cmdline())]
+                return child
+            time.sleep(0.05)
+        raise AssertionError("it never began")
+
     def ended(self) -> dict[str, Any]:
         for _ in range(400):
             found: dict[str, Any] = self.http.get("/v1/page/fits").json()["fit"]
@@ -111,17 +121,27 @@ def test_a_fit_that_fails_changes_nothing(fitting: Fitting) -> None:
     assert [p["strength"] for p in fitting.http.get("/v1/page/packs").json()["packs"]] == [1.0]
 
 
+def test_a_fit_that_is_killed_changes_nothing(fitting: Fitting) -> None:
+    fitting.plan("first")
+    fitting.fit()
+    fitting.ended()
+    fitting.plan("wait")
+    fitting.fit()
+    fitting.child().kill()
+    found = fitting.ended()
+    assert (found["state"], found["problem"]) == ("failed", "the fit failed, and the packs are as before: it was ended")
+    assert [p["strength"] for p in fitting.http.get("/v1/page/packs").json()["packs"]] == [1.0]
+    fitting.plan("second")
+    fitting.fit()
+    assert fitting.ended()["state"] == "done"
+
+
 def test_a_fit_is_cancelled_and_another_waits_for_it(fitting: Fitting) -> None:
     fitting.plan("wait")
     fitting.fit()
     second = fitting.http.post("/v1/page/fits", json={"lesson": "tone"})
     assert (second.status_code, "under way already" in second.text) == (400, True)
-    for _ in range(200):
-        if fitting.http.get("/v1/page/fits").json()["fit"]["stages"]:
-            break
-        time.sleep(0.05)
-    children = psutil.Process().children(recursive=True)
-    [child] = [c for c in children if any("child.py" in part for part in c.cmdline())]
+    child = fitting.child()
     assert child.nice() >= 10
     chat = {"model": "fake", "messages": [{"role": "user", "content": "hello"}]}
     assert fitting.http.post("/v1/chat/completions", json=chat).status_code == 200

@@ -34,7 +34,14 @@ def asked_anew(page: Page, text: str) -> str:
 
 
 def unrelated(http: httpx.Client) -> Any:
-    body = {"messages": [{"role": "user", "content": UNRELATED}], "temperature": 0, "max_tokens": 24, "logprobs": True}
+    model = http.get("/v1/models").json()["data"][0]["id"]
+    body = {
+        "model": model,
+        "messages": [{"role": "user", "content": UNRELATED}],
+        "temperature": 0,
+        "max_tokens": 24,
+        "logprobs": True,
+    }
     return http.post("/v1/chat/completions", json={**body, "steering": {"exact": True}}).json()["choices"]
 
 
