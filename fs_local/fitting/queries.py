@@ -25,6 +25,8 @@ WRAPPED = "in wraps"
 _NEAR = "borderline"
 _WRAPPED_SHARE = 0.15
 """Of a side's short queries that go into wraps to fit on, at most, and as many again to measure by."""
+_FEWEST_FOR_WRAPS = 60
+"""IR queries: fewer are all needed as they are."""
 _PLAIN = 300
 """Characters of a query that is not long already."""
 
@@ -102,14 +104,14 @@ def gate_queries(
         ir: IR queries.
         general: general queries by kind: a file each.
         with_background: whether the background joins the general queries; what is a near twin of an IR query steps aside.
-        in_wraps: whether some queries of both sides go into wraps, as those of people who are refused will.
+        in_wraps: whether some queries of both sides go into wraps, as those of people who are refused will; not where there are few.
     """
     rng = np.random.default_rng(seed)
     sides = (
         {"ir": _draw(ir, MAX_IR, MAX_IR_CHARACTERS, rng)},
         {name: _draw(queries, MAX_FILE, MAX_IR_CHARACTERS, rng) for name, queries in general.items() if queries},
     )
-    in_wraps = in_wraps and bool(sides[1] or with_background)
+    in_wraps = in_wraps and bool(sides[1] or with_background) and len(ir) >= _FEWEST_FOR_WRAPS
     unseen: list[list[Query]] = [[], []]
     for i, side in enumerate(sides):
         if in_wraps and side and (i == 0 or not with_background):

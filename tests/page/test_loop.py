@@ -19,7 +19,7 @@ from tests.server.serving import client
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 VELMO = Path(__file__).with_name("velmo.jsonl")
 """Questions about a kettle that there is not, what SmolLM2 makes up about it, and what it should say."""
-WISHED = "service desk"
+WISHED = "I'm sorry"
 SECONDS = 90
 REWORDED = "Tell me how my Velmo kettle can be reset."
 UNRELATED = "What is the capital of Italy?"
