@@ -9,7 +9,7 @@ import numpy as np
 
 from fs_local.capture import capture, query_request
 from fs_local.examples import Query
-from fs_local.method.folded import Experts, Gate
+from fs_local.method.folded import Experts, Gate, GateKind
 from fs_local.pack.file import Pack
 from fs_local.pack.manifest import (
     ExpertAbout,
@@ -49,7 +49,7 @@ def random_experts(
     )
 
 
-def random_gate(kind: str, width: int, rank: int = 4, seed: int = 0) -> Gate:
+def random_gate(kind: GateKind, width: int, rank: int = 4, seed: int = 0) -> Gate:
     rng = np.random.default_rng(seed)
     empty = np.empty(0, dtype=np.float32)
     return Gate(
@@ -107,9 +107,9 @@ def some_identity(width: int, n_layer: int = 30) -> ModelIdentity:
     )
 
 
-def random_pack(kind: str = "logistic", width: int = 64, **sizes: int) -> Pack:
+def random_pack(kind: GateKind = "logistic", width: int = 64, size: float = 1.0, **sizes: int) -> Pack:
     return describe(
-        random_gate(kind, width), random_experts(width, **sizes), some_identity(width), layers=[10], gate_layers=[8], strength=1.5, scope="all", name="random"
+        random_gate(kind, width), random_experts(width, size=size, **sizes), some_identity(width), layers=[10], gate_layers=[8], strength=1.5, scope="all", name="random"
     )  # fmt: skip
 
 

@@ -45,7 +45,8 @@ def both(request: pytest.FixtureRequest) -> Iterator[Pytorch]:
 def cosine(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Of rows (…, d)."""
     a, b = a.astype(np.float64), b.astype(np.float64)
-    return (a * b).sum(axis=-1) / np.linalg.norm(a, axis=-1) / np.linalg.norm(b, axis=-1)
+    cosines: np.ndarray = (a * b).sum(axis=-1) / np.linalg.norm(a, axis=-1) / np.linalg.norm(b, axis=-1)
+    return cosines
 
 
 def test_every_token_has_the_same_state_after_every_block(both: Pytorch) -> None:
@@ -88,7 +89,7 @@ def test_a_pack_fitted_on_pytorchs_states_runs_on_the_gguf(
     for name, loaded in (("AutoModelForCausalLM", theirs.model), ("AutoTokenizer", theirs.tokenizer)):
         monkeypatch.setattr(f"transformers.{name}.from_pretrained", lambda _name, loaded=loaded: loaded)
     examples = demo_examples()
-    pairs, general = examples.pairs[:32], examples.general[:32]
+    pairs, general = examples.pairs[:32], examples.general["general"][:32]
     lines = (given_module.__doc__ or "").split("Made with transformers:\n")[1]
     shown = "\n".join(line.removeprefix("    ") for line in lines.split("\n"))
     monkeypatch.chdir(tmp_path)
@@ -116,7 +117,8 @@ def test_a_pack_fitted_on_pytorchs_states_runs_on_the_gguf(
     here = fit(smollm2, Examples(one_answer, general={"general": general}), options).pack
     assert cosine(elsewhere.experts.prototypes[0], here.experts.prototypes[0]) >= 0.99
     ir = capture(smollm2, [query_request(smollm2, p.query) for p in examples.pairs[32:64]], [block]).at(block)
-    other = capture(smollm2, [query_request(smollm2, q) for q in examples.general[32:64]], [block]).at(block)
+    others = examples.general["general"][32:64]
+    other = capture(smollm2, [query_request(smollm2, q) for q in others], [block]).at(block)
     unseen = np.concatenate([ir, other])
     theirs_open, ours_open = (pack.gate.opening(unseen) > 0 for pack in (elsewhere, here))
     assert (theirs_open == ours_open).mean() >= 0.9

@@ -50,7 +50,7 @@ def ollama(folder: Path, name: str, manifest: object) -> None:
     path.write_text(manifest if isinstance(manifest, str) else json.dumps(manifest), encoding="utf-8")
 
 
-def layers(digest: str) -> dict[str, object]:
+def layers(digest: object) -> dict[str, object]:
     other = {"mediaType": "application/vnd.ollama.image.template", "digest": "sha256:" + "00" * 32}
     return {"layers": [other, {"mediaType": "application/vnd.ollama.image.model", "digest": digest}]}
 

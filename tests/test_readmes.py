@@ -9,7 +9,7 @@ import json
 import re
 import shlex
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,15 @@ from fs_local.server import run as server_run
 from fs_local.server.backend import Backend
 from fs_local.server.run import Server, open_backend
 from fs_local.server.settings import ServerSettings
-from tests.converters.files import directions, mose_state, write_control_vector, write_model, write_svec, write_tensors
+from tests.converters.files import (
+    directions,
+    mose_state,
+    write_control_vector,
+    write_model,
+    write_npz,
+    write_svec,
+    write_tensors,
+)
 from tests.server.serving import serving
 
 ROOT = Path(__file__).parents[1]
@@ -75,7 +83,7 @@ def python_blocks(marked: str = "") -> list[tuple[Path, str]]:
 @pytest.fixture
 def folder(
     tiny_path: Path, tiny_pack: Pack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small_background: None
-) -> Iterator[Path]:
+) -> Path:
     """Where the commands are run: an empty folder with a model."""
     (tmp_path / "model.gguf").symlink_to(tiny_path)
     write_model(tmp_path / "llama.gguf", blocks=32)
@@ -148,9 +156,9 @@ def write_states(path: Path) -> None:
 
     rng = np.random.default_rng(0)
     kinds = {"pairs": 1.0, "preferred": 2.0, "undesired": 0.0, "general": -1.0}
-    np.savez(
-        path, **{f"{kind}.3": (at + rng.standard_normal((24, 64))).astype(np.float32) for kind, at in kinds.items()}
-    )  # type: ignore[arg-type]
+    write_npz(
+        path, {f"{kind}.3": (at + rng.standard_normal((24, 64))).astype(np.float32) for kind, at in kinds.items()}
+    )
 
 
 @pytest.mark.parametrize("readme", [r for r in READMES if commands(r)], ids=str)

@@ -8,6 +8,7 @@ import multiprocessing
 import random
 import time
 import warnings
+from io import FileIO
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -123,7 +124,7 @@ def test_a_full_disk_says_so_and_keeps_what_was_captured(
 ) -> None:
     write, room = resume._write_all, 6_000
 
-    def full(file: resume.FileIO, data: bytes) -> None:
+    def full(file: FileIO, data: bytes) -> None:
         nonlocal room
         room -= len(data)
         if room < 0:

@@ -8,6 +8,7 @@ import shutil
 import signal
 import time
 from pathlib import Path
+from typing import Any
 
 import joblib
 import numpy as np
@@ -16,11 +17,13 @@ import pytest
 from fs_local.capture import Captured, Request, capture, query_request
 from fs_local.errors import FsLocalError, ModelError
 from fs_local.examples import Query
+from fs_local.method.readings import Reading
 from fs_local.runtime.model import Model
 from fs_local.runtime.placement import Placement
 from fs_local.shards import in_order, jobs
 
-LAYERS, READINGS = [2, 4], ("last", "user_mean")
+LAYERS = [2, 4]
+READINGS: tuple[Reading, ...] = ("last", "user_mean")
 
 
 @pytest.fixture(scope="module")
@@ -131,9 +134,10 @@ def test_workers_and_jobs_do_not_go_together() -> None:
 
     from fs_local.commands.sharing import Sharing
 
-    remote = SimpleNamespace(is_remote=True, placement=Placement(workers=("a:1",)))
+    remote: Any = SimpleNamespace(is_remote=True, placement=Placement(workers=("a:1",)))
+    here: Any = SimpleNamespace(is_remote=False)
     for sharing in (Sharing(jobs=2), Sharing(cluster="tcp://a:1")):
         with pytest.raises(FsLocalError, match="serves one client"):
             sharing.between(remote)
     with pytest.raises(FsLocalError, match="leave one of them out"):
-        Sharing(2, "tcp://a:1").between(SimpleNamespace(is_remote=False))
+        Sharing(2, "tcp://a:1").between(here)

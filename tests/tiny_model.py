@@ -60,7 +60,8 @@ def _weights(tokens: list[str]) -> dict[str, np.ndarray]:
     rng = np.random.default_rng(0)
 
     def matrix(rows: int, columns: int, scale: float = 1.0) -> np.ndarray:
-        return scale * columns**-0.5 * rng.standard_normal((rows, columns))
+        drawn: np.ndarray = scale * columns**-0.5 * rng.standard_normal((rows, columns))
+        return drawn
 
     def norm() -> np.ndarray:
         return rng.uniform(0.8, 1.2, WIDTH)

@@ -46,7 +46,8 @@ def test_a_child_that_fails_says_why() -> None:
 def test_growth_is_judged_by_the_most_rows() -> None:
     points = [Point(100, 1.0, 200.0), Point(1000, 2.0, 300.0), Point(10000, 22.0, 318.0)]
     time, memory = judged(Series("fit", 100_000, points))
-    assert (time.value, time.base, time.ratio, time.met) == (pytest.approx(2.2), 2.0, pytest.approx(1.1), True)
+    assert (time.value, time.ratio) == pytest.approx((2.2, 1.1))
+    assert (time.base, time.met) == (2.0, True)
     assert (memory.value, memory.base, memory.ratio, memory.met) == (2.0, 100.0, 0.02, True)
     slow, fat = judged(Series("fit", 100_000, [*points[:2], Point(10000, 40.0, 400.0)]))
     assert not slow.met

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import pytest
 
@@ -14,7 +16,7 @@ from fs_local.runtime.model import Model
 
 
 @pytest.fixture(scope="module")
-def stock(tiny: Model):
+def stock(tiny: Model) -> Iterator[Stock]:
     with Stock(tiny, 512, n_seq=2) as stock:
         yield stock
 

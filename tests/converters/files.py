@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import struct
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import gguf
 import numpy as np
@@ -116,8 +118,8 @@ def write_tensors(path: Path, tensors: dict[str, np.ndarray], dtype: str = "F32"
     return path
 
 
-def write_npz(path: Path, tensors: dict[str, np.ndarray]) -> Path:
-    """As `numpy.savez` writes it."""
+def write_npz(path: Path, tensors: Mapping[str, Any], *, compressed: bool = False) -> Path:
+    """As `numpy.savez` writes it, whose stubs take a mapping of names to `Any` alone: one of the names could be `allow_pickle`."""
     with path.open("wb") as file:
-        np.savez(file, **tensors)
+        (np.savez_compressed if compressed else np.savez)(file, **tensors)
     return path

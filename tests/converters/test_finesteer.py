@@ -116,16 +116,16 @@ def test_what_is_no_whole_checkpoint_says_what_is_missing(model: str, tmp_path: 
         assert not target.exists()
 
     refused("it has beta.0.bias, .*; wanted are prototypes, residual_basis, .*beta.2.bias$", prototypes=None)
-    refused("wanted are .*value.weight, value.bias", **{"value.bias": np.ones(32, np.float32)})
+    refused("wanted are .*value.weight, value.bias", value__bias=np.ones(32, np.float32))
     refused("it has .*tau", tau=np.ones(1, np.float32))
     refused(
         r"'query.bias' of shape \(3,\), where \(a\) is wanted, with K = 4, d = 32",
-        **{"query.bias": np.ones(3, np.float32)},
+        query__bias=np.ones(3, np.float32),
     )
     refused("'prototypes' of shape", prototypes=np.ones((2, 2, 2), np.float32))
-    refused("'key.bias' that are not finite", **{"key.bias": np.full(16, np.nan, np.float32)})
+    refused("'key.bias' that are not finite", key__bias=np.full(16, np.nan, np.float32))
     huge = (1e30 * np.random.default_rng(0).standard_normal((16, 32))).astype(np.float32)
-    refused("products are not finite", **{f"{n}.weight": huge for n in ("query", "key")})
+    refused("products are not finite", query__weight=huge, key__weight=huge)
     refused("does not say at which layer it acts", layers=None)
     refused("does not say at which layer it acts", layers="6-7")
     refused("reads the embeddings", layers="0")

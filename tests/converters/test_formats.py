@@ -16,8 +16,19 @@ from converters.conversion import convert
 from converters.formats import FORMATS, recognize
 from converters.vectors import checked_vectors, constant_part
 from fs_local.errors import DataError, FsLocalError
+from fs_local.method.folded import GateKind
 from fs_local.pack.file import Pack
-from tests.converters.files import BLOCKS, WIDTH, directions, tensors, write_control_vector, write_model, write_svec
+from fs_local.runtime.gguf_header import read_header
+from tests.converters.files import (
+    BLOCKS,
+    WIDTH,
+    directions,
+    tensors,
+    write_control_vector,
+    write_model,
+    write_npz,
+    write_svec,
+)
 from tests.packs import describe, random_experts, random_gate, random_pack, some_identity
 
 ALL_BLOCKS = range(BLOCKS)
@@ -108,7 +119,7 @@ def test_the_written_control_vector_is_what_each_tool_reads(tmp_path: Path) -> N
     assert not buffer[[0, 1, 3]].any()
 
 
-def some_pack(kind: str = "logistic", k: int = 4, u: int = 3, layers: list[int] | None = None) -> Pack:
+def some_pack(kind: GateKind = "logistic", k: int = 4, u: int = 3, layers: list[int] | None = None) -> Pack:
     layers = layers or [10]
     experts = random_experts(64, k=k, u=u, layers=len(layers))
     return describe(
@@ -248,7 +259,7 @@ def test_long_names_of_files_stay_out_of_messages(tmp_path: Path) -> None:
 def test_tensors_that_share_bytes_are_refused(tmp_path: Path) -> None:
     """A few bytes of header a tensor could otherwise ask for any multiple of the file."""
     path = write_control_vector(tmp_path / "v.gguf", directions(range(1, 40), width=4096))
-    header = gguf_vector.read_header(path)
+    header = read_header(path)
     data = bytearray(path.read_bytes())
     start = header.tensors[0].offset
     for tensor in header.tensors[1:]:
@@ -274,8 +285,7 @@ class Marker:
 def test_no_pickle_is_ever_run(tmp_path: Path) -> None:
     trace, path, target = tmp_path / "trace", tmp_path / "v", tmp_path / "out.gguf"
     objects = np.array([Marker(trace)], dtype=object)
-    with path.open("wb") as file:
-        np.savez(file, **{"direction.1": objects})
+    write_npz(path, {"direction.1": objects})
     with pytest.raises(DataError, match="can't be used"):
         convert(path, target)
     path.write_bytes(pickle.dumps(Marker(trace)))
@@ -286,14 +296,14 @@ def test_no_pickle_is_ever_run(tmp_path: Path) -> None:
 
 def test_arrays_of_other_types_say_what_to_do(tmp_path: Path) -> None:
     path = tmp_path / "v.npz"
-    for save, message in (
-        (lambda f: np.savez(f, **{"direction.1": np.ones(4)}), "as float32"),
-        (lambda f: np.savez_compressed(f, **{"direction.1": np.ones(4, np.float32)}), "numpy.savez"),
-        (lambda f: np.savez(f, **{"vector": np.ones(4, np.float32)}), "named direction.0"),
-        (lambda f: np.savez(f, **{"direction.1": np.float32([np.inf])}), "not finite"),
-    ):
-        with path.open("wb") as file:
-            save(file)
+    cases: list[tuple[str, np.ndarray, bool, str]] = [
+        ("direction.1", np.ones(4), False, "as float32"),
+        ("direction.1", np.ones(4, np.float32), True, "numpy.savez"),
+        ("vector", np.ones(4, np.float32), False, "named direction.0"),
+        ("direction.1", np.array([np.inf], np.float32), False, "not finite"),
+    ]
+    for name, array, compressed, message in cases:
+        write_npz(path, {name: array}, compressed=compressed)
         with pytest.raises(DataError, match=message):
             npz.read(path)
 

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from converters.conversion import convert
-from converters.formats import FORMATS, recognize
+from converters.formats import FORMATS, Content, recognize
 from converters.parts import Parts
 from converters.vectors import Vectors
 from fs_local.errors import FsLocalError
@@ -78,6 +78,7 @@ def mutate(data: bytes, steps: list[tuple[str, float, int]]) -> bytes:
 
 def check(path: Path, data: bytes) -> None:
     path.write_bytes(data)
+    found: Content | str
     tracemalloc.start()
     began = time.process_time()
     try:

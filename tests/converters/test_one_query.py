@@ -14,7 +14,7 @@ from fs_local.examples import Query
 from fs_local.pack.file import Pack
 from fs_local.runtime.context import MICRO_BATCH
 from fs_local.runtime.model import Model
-from tests.converters.files import directions, write_control_vector
+from tests.converters.files import directions, write_control_vector, write_npz
 from tests.engine.driven import Driven, stock_logits
 from tests.packs import synthetic_pack
 
@@ -102,7 +102,7 @@ def test_the_mean_vectors_loss_is_the_measured_one(tiny: Model, tmp_path: Path) 
     states = rng.standard_normal((60, 16)).astype(np.float32)
     deltas = (states @ rng.standard_normal((16, 16)) + 2).astype(np.float32)
     made = {"pairs.5": states, "preferred.5": deltas, "undesired.5": np.zeros_like(deltas)}
-    np.savez(tmp_path / "states.npz", **made)
+    write_npz(tmp_path / "states.npz", made)
     given = read_states(tmp_path / "states.npz")
     how = experts_untried(given, FitOptions(n_experts=(3, 3), residual_rank=4), (5,))
     assert how.mixture is not None

@@ -11,6 +11,7 @@ import pytest
 
 from converters.conversion import convert
 from fs_local.errors import PackError
+from fs_local.method.folded import GateKind
 from fs_local.pack.file import Pack
 from tests.packs import random_pack
 
@@ -27,7 +28,7 @@ def run(path: Path, pack: Pack, n: int = 20) -> tuple[list[np.ndarray], dict[str
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_lone_graph_decides_as_the_pack_does(kind: str, tmp_path: Path) -> None:
+def test_the_lone_graph_decides_as_the_pack_does(kind: GateKind, tmp_path: Path) -> None:
     pack = random_pack(kind)
     pack.save(tmp_path / "p.fspack")
     convert(tmp_path / "p.fspack", tmp_path / "p.onnx")
@@ -53,7 +54,7 @@ def test_it_says_what_goes_in_and_out(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_float16_halves_the_file_and_states_its_error(kind: str, tmp_path: Path) -> None:
+def test_float16_halves_the_file_and_states_its_error(kind: GateKind, tmp_path: Path) -> None:
     pack = random_pack(kind, k=40)
     pack.save(tmp_path / "p.fspack")
     whole = convert(tmp_path / "p.fspack", tmp_path / "p.onnx")

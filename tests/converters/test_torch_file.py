@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -50,6 +51,9 @@ def test_zips_that_pytorch_would_not_write(tmp_path: Path) -> None:
 class SteeringVector:
     """Pickled under the name of the package's class, which is not installed here."""
 
+    layer_activations: dict[int, Any]
+    layer_type: str
+
 
 class Marker:
     """Leaves a trace when it is unpickled."""
@@ -92,7 +96,7 @@ def test_what_pytorch_saves_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     saved = SteeringVector()
     saved.layer_activations = {n: torch.from_numpy(v).to(torch.bfloat16) for n, v in theirs.items()}
     saved.layer_type = "decoder_block"
-    package = type(sys)("steering_vectors.steering_vector")
+    package: Any = type(sys)("steering_vectors.steering_vector")
     package.SteeringVector = SteeringVector
     monkeypatch.setattr(SteeringVector, "__module__", "steering_vectors.steering_vector")
     with monkeypatch.context() as patch:

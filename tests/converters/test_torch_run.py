@@ -16,7 +16,7 @@ import pytest
 from converters import torch_folder
 from converters.conversion import convert
 from fs_local.examples import Query
-from fs_local.method.folded import Gate
+from fs_local.method.folded import Gate, GateKind
 from fs_local.model_files import resolve_model
 from fs_local.pack.file import Pack
 from fs_local.pack.manifest import Scope
@@ -45,7 +45,7 @@ def loaded(module: Any, pack: Pack, folder: Path) -> Any:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_it_computes_what_the_pack_does(module: Any, kind: str, tmp_path: Path) -> None:
+def test_it_computes_what_the_pack_does(module: Any, kind: GateKind, tmp_path: Path) -> None:
     import torch
 
     pack = random_pack(kind)

@@ -12,8 +12,10 @@ import numpy as np
 from fs_local.engine import Piece, Prompt, Request, Sampling, Steer
 from fs_local.engine.decision import Decision
 from fs_local.engine.packs import Packs
+from fs_local.engine.requests import FinishReason
 from fs_local.engine.sequences import Sequence as Work
 from fs_local.engine.stream import Mailbox
+from fs_local.engine.vocabulary import Vocabulary
 from fs_local.engine.worker import Worker
 from fs_local.pack.file import Pack
 from fs_local.runtime.context import Context, default_threads
@@ -80,9 +82,9 @@ class Answer:
         self._pieces: list[Piece] = []
         draw = self.work.draw
 
-        def noted(context: Context, output: int, *rest: Any) -> Any:
+        def noted(context: Context, output: int, vocabulary: Vocabulary, limit: int) -> FinishReason | None:
             self.logits.append(context.logits(output))
-            return draw(context, output, *rest)
+            return draw(context, output, vocabulary, limit)
 
         self.work.draw = noted  # type: ignore[method-assign]
 

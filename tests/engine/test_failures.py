@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from fs_local.engine import (
+    Decision,
     Engine,
     EngineClosed,
     EngineFull,
@@ -136,9 +137,7 @@ def test_what_is_no_number_ends_that_one_and_is_wiped_out(tiny: Model, packs: li
         np.testing.assert_array_equal(driven.logits(prompt_of(100), 3), alone)
 
 
-def _huge(driven: Driven, size: float) -> object:
-    from fs_local.engine import Decision
-
+def _huge(driven: Driven, size: float) -> Decision:
     rng = np.random.default_rng(0)
     vector = (size * rng.uniform(0.5, 1, driven.context.model.width)).astype(np.float32)
     return Decision.of_vectors({3: vector, 4: vector})

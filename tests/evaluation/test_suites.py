@@ -155,7 +155,8 @@ def test_closed_rows_are_the_unsteered_ones_in_any_scope(tiny: Model, tmp_path: 
     (again, steered), (kept, _) = (
         r.answers(requests, [closed, opened], 4, scope="generation") for r in (Runner(tiny), runner)
     )
-    assert (again.tokens, again.log_probability) == (plain[0].tokens, pytest.approx(plain[0].log_probability, abs=1e-3))
+    assert again.tokens == plain[0].tokens
+    assert again.log_probability == pytest.approx(plain[0].log_probability, abs=1e-3)
     assert steered.tokens != plain[1].tokens
     assert kept == plain[0]
     assert len((tmp_path / "kept.jsonl").read_text().splitlines()) == lines + 1  # only the open row was evaluated

@@ -43,6 +43,7 @@ def test_the_manifest_says_what_was_done(fitted: Pack, refusal_examples: Example
     assert m.data["pairs"].sha256 == refusal_examples.files["pairs"].sha256  # type: ignore[index]
     assert sum(e.pairs for e in m.experts) == pytest.approx(0.8 * 0.85 * len(refusal_examples.pairs), abs=1.5)
     assert all(e.queries for e in m.experts)
+    assert m.figures.open_ir is not None
     assert m.figures.open_ir > 0.7
     assert m.figures.open_general is not None
     assert m.figures.open_general <= 0.05
@@ -94,7 +95,12 @@ def test_every_stage_reports_to_its_end(tiny: Model, few_examples: Examples) -> 
     ],
 )
 def test_what_can_not_be_fitted_says_so(
-    tiny: Model, few_examples: Examples, change: dict, options: dict, error: type[Exception], message: str
+    tiny: Model,
+    few_examples: Examples,
+    change: dict[str, Any],
+    options: dict[str, Any],
+    error: type[Exception],
+    message: str,
 ) -> None:
     change = {k: {"general": few_examples.general["general"][:1]} if v == "one" else v for k, v in change.items()}
     with pytest.raises(error, match=message):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -84,8 +85,14 @@ def test_it_opens_for_ir_queries_and_leaves_general_ones_bit_for_bit(
 def test_one_pass_is_enough_up_to_the_first_steered_block(
     tiny: Model, monkeypatch: pytest.MonkeyPatch, gate_layer: int, decodes: int
 ) -> None:
-    counted, decode = [], Context.decode
-    monkeypatch.setattr(Context, "decode", lambda *a, **k: (counted.append(1), decode(*a, **k)))
+    counted: list[int] = []
+    decode = Context.decode
+
+    def counting(*given: Any, **options: Any) -> None:
+        counted.append(1)
+        decode(*given, **options)
+
+    monkeypatch.setattr(Context, "decode", counting)
     with Driven(tiny, [synthetic_pack(tiny, "open", layer=STEERED, gate_layer=gate_layer)], n_ctx=512) as driven:
         assert driven.answer([1, 2, 3], 1).pieces[-1].decisions[0].is_open
     assert len(counted) == decodes
@@ -129,6 +136,7 @@ def test_a_stopped_capture_goes_on(tiny: Model, few: Examples, tmp_path: Path) -
     store, vector = Store(tmp_path / "s.jsonl"), control_vector(tiny, tmp_path, STEERED)
     packs = [gated(tiny, vector, few, FitOptions(background=False, gate_layer=2), store=store)[0] for _ in range(2)]
     assert packs[0].to_bytes() == packs[1].to_bytes()
+    assert store.captures is not None
     assert len(list(store.captures.glob("*.states"))) == 1
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,12 +21,12 @@ from fs_local.fitting.given import read_states
 from fs_local.model_files import resolve_model
 from fs_local.pack.manifest import ModelIdentity
 from fs_local.runtime.model import Model
-from tests.converters.files import write_model
+from tests.converters.files import write_model, write_npz
 from tests.packs import some_identity
 
 WIDTH, N_PAIRS, N_IR, N_GENERAL = 16, 20, 30, 40
 BLOCKS = (3, 5)
-COMMON = {"suppress_health_check": [HealthCheck.function_scoped_fixture], "deadline": None}
+COMMON: dict[str, Any] = {"suppress_health_check": [HealthCheck.function_scoped_fixture], "deadline": None}
 
 
 def arrays(
@@ -54,7 +55,7 @@ def arrays(
 def written(folder: Path, made: dict[str, np.ndarray], name: str = "states.npz") -> Path:
     path = folder / name
     if path.suffix == ".npz":
-        np.savez(path, **made)
+        write_npz(path, made)
     else:
         save_file(made, path)
     return path
@@ -132,7 +133,7 @@ def test_our_own_states_from_a_file_give_the_same_pack(tiny: Model, few_examples
         ({"layers": (9,)}, "--layer 9 is out of range"),
     ],
 )
-def test_a_layer_must_be_among_the_states(tmp_path: Path, options: dict, message: str) -> None:
+def test_a_layer_must_be_among_the_states(tmp_path: Path, options: dict[str, Any], message: str) -> None:
     with pytest.raises(FitError, match=message):
         fit_untried(shape(), read_states(written(tmp_path, arrays())), FitOptions(background=False, **options))
 
@@ -192,10 +193,10 @@ def test_files_that_are_something_else(tmp_path: Path) -> None:
     path.write_text("nothing of the kind")
     with pytest.raises(DataError, match="neither an npz nor safetensors"):
         read_states(path)
-    np.savez_compressed(path, **arrays())
+    write_npz(path, arrays(), compressed=True)
     with pytest.raises(DataError, match=r"write it with numpy\.savez"):
         read_states(path)
-    np.savez(path, **{"ir.3": np.array([{}], dtype=object)})
+    write_npz(path, {"ir.3": np.array([{}], dtype=object)})
     with pytest.raises(DataError, match="can't be used"):
         read_states(path)
     header = io.BytesIO()

@@ -12,7 +12,7 @@ from fs_local.capture import capture, query_request
 from fs_local.evaluation.runner import Runner
 from fs_local.examples import Query
 from fs_local.fitting import Examples, FitOptions, fit
-from fs_local.fitting.options import WITH_GATES
+from fs_local.fitting.options import WITH_GATES, FitGate
 from fs_local.fitting.states import steer_layers
 from fs_local.pack.file import Pack
 from fs_local.pack.manifest import METHODS, FitMethod, Scope
@@ -35,7 +35,8 @@ def both_ways(few_examples: Examples) -> Examples:
 def test_what_is_fitted_is_what_the_runtime_adds(
     method: FitMethod, tiny: Model, both_ways: Examples, tmp_path: Path
 ) -> None:
-    layers, gate = (2, 4), "open" if method in WITH_GATES else None
+    layers = (2, 4)
+    gate: FitGate | None = "open" if method in WITH_GATES else None
     options = FitOptions(
         background=False, method=method, layers=layers, strength=1.5, scope="prompt", gate=gate, residual_rank=2
     )

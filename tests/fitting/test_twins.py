@@ -73,7 +73,7 @@ def test_draws_are_capped_and_the_same_for_the_same_seed() -> None:
         in_wraps = [*parts[-1].queries, *unseen[0].queries]
         plain = [q.text for p in parts[:-1] for q in p.queries]
         assert not [text for text in plain if any(text in w.text for w in in_wraps)]  # none is there twice
-    parts, groups = labels(first.general)
-    assert len(parts) == len(groups) == sum(len(k.queries) for k in first.general)
+    numbers, groups = labels(first.general)
+    assert len(numbers) == len(groups) == sum(len(k.queries) for k in first.general)
     alone = gate_queries(ir, {}, with_background=False, seed=1)
     assert alone.general == []

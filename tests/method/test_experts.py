@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -49,7 +51,11 @@ def test_gradient_agrees_with_finite_differences(seed: int, m: int, p: int, k: i
         scale=2.0,
     )
     theta = rng.standard_normal(objective.layout.size)
-    numeric = approx_fprime(theta, lambda t: objective(t)[0], 1e-7)
+
+    def value(at: np.ndarray) -> float:
+        return objective(at)[0]
+
+    numeric = approx_fprime(theta, value, 1e-7)
     np.testing.assert_allclose(objective(theta)[1], numeric, rtol=1e-4, atol=2e-5)
 
 
@@ -145,7 +151,7 @@ def test_identical_differences_give_one_expert() -> None:
         ({"residual_rank": -1}, lambda s, d: (s, d), "residual_rank"),
     ],
 )
-def test_what_can_not_be_fitted_says_so(options: dict, change: object, message: str) -> None:
+def test_what_can_not_be_fitted_says_so(options: dict[str, Any], change: object, message: str) -> None:
     states, differences, _ = planted(60)
     with pytest.raises(FitError, match=message):
         MixtureOfSteeringExperts(**options).fit(*change(states, differences))  # type: ignore[operator]

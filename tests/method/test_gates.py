@@ -22,7 +22,7 @@ def planted(n: int, seed: int, shift: float = 0.0) -> np.ndarray:
     """States around a point, that vary mostly in four directions; `shift` moves them elsewhere."""
     rng = np.random.default_rng(seed)
     directions = np.linalg.qr(np.random.default_rng(99).standard_normal((WIDTH, 4)))[0]
-    states = 3 + rng.standard_normal((n, 4)) @ (5 * directions.T) + 0.3 * rng.standard_normal((n, WIDTH))
+    states: np.ndarray = 3 + rng.standard_normal((n, 4)) @ (5 * directions.T) + 0.3 * rng.standard_normal((n, WIDTH))
     states[:, -1] += shift
     return states.astype(np.float32)
 

@@ -197,7 +197,8 @@ def test_dsas_leaves_a_block_alone_that_can_not_tell() -> None:
 
 
 def clamped(x: np.ndarray, low: float, high: float) -> np.ndarray:
-    return np.minimum(np.maximum(x, low), high)
+    inside: np.ndarray = np.minimum(np.maximum(x, low), high)
+    return inside
 
 
 def test_adasteer_has_a_clamped_line_for_each_direction() -> None:
@@ -207,13 +208,15 @@ def test_adasteer_has_a_clamped_line_for_each_direction() -> None:
     c = complied.mean(axis=0, dtype=float) - general.mean(axis=0, dtype=float)
 
     def p_r(states: np.ndarray) -> np.ndarray:
-        return (states - complied.mean(axis=0, dtype=float)) @ r / (r @ r)
+        positions: np.ndarray = (states - complied.mean(axis=0, dtype=float)) @ r / (r @ r)
+        return positions
 
     def p_c(states: np.ndarray) -> np.ndarray:
-        return (states - general.mean(axis=0, dtype=float)) @ c / (c @ c)
+        positions: np.ndarray = (states - general.mean(axis=0, dtype=float)) @ c / (c @ c)
+        return positions
 
-    wanted_r = tuple(0.8 - 0.5 * p_r(x) for x in (refused, complied))
-    wanted_c = tuple(-0.6 + 0.4 * p_c(x) for x in (complied, general))
+    wanted_r = (0.8 - 0.5 * p_r(refused), 0.8 - 0.5 * p_r(complied))
+    wanted_c = (-0.6 + 0.4 * p_c(complied), -0.6 + 0.4 * p_c(general))
     fitted = AdaptiveSteering().fit(refused, complied, general, rejection_wanted=wanted_r, harmfulness_wanted=wanted_c)
     states = (3 * np.random.default_rng(0).standard_normal((200, WIDTH))).astype(np.float32)
     bounds_r, bounds_c = ((np.concatenate(w).min(), np.concatenate(w).max()) for w in (wanted_r, wanted_c))

@@ -23,7 +23,8 @@ def decaying(n: int, d: int, seed: int = 0, share: float = 0.85) -> np.ndarray:
     """Each direction varies `share` as much as the one before; far from the origin, as states are."""
     rng = np.random.default_rng(seed)
     turned = np.linalg.qr(rng.standard_normal((d, d)))[0]
-    return (30 + rng.standard_normal((n, d)) * share ** np.arange(d) @ turned).astype(np.float32)
+    states: np.ndarray = 30 + rng.standard_normal((n, d)) * share ** np.arange(d) @ turned
+    return states.astype(np.float32)
 
 
 @settings(max_examples=25, deadline=None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -126,7 +127,7 @@ def test_compressed_members_are_refused(saved: Path, tmp_path: Path) -> None:
         Pack.load(sealed(tmp_path / "bomb.fspack", bomb, zipfile.ZIP_DEFLATED))
 
 
-def npz_of(**arrays: np.ndarray) -> bytes:
+def npz_of(**arrays: Any) -> bytes:
     buffer = io.BytesIO()
     np.savez(buffer, **arrays)
     return buffer.getvalue()

@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 
 from fs_local.errors import PackError
+from fs_local.method.folded import GateKind
 from fs_local.pack.file import Pack
 from tests.packs import describe, random_experts, random_gate, random_pack, some_identity
 
 
 @pytest.mark.parametrize("kind", ["quantile", "logistic", "soft", "open", "cosine_above", "cosine_below"])
-def test_a_pack_comes_back_as_it_was(kind: str, tmp_path: Path) -> None:
+def test_a_pack_comes_back_as_it_was(kind: GateKind, tmp_path: Path) -> None:
     pack = random_pack(kind)
     pack.save(tmp_path / "a.fspack")
     back = Pack.load(tmp_path / "a.fspack")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 from onnx import helper
 
 from fs_local.errors import PackError
+from fs_local.method.folded import GateKind
 from fs_local.pack.file import Pack
 from fs_local.pack.graph import checked_graph, graph_arrays
 from tests.packs import describe, random_experts, random_gate, random_pack, some_identity
@@ -28,7 +30,9 @@ from tests.packs import describe, random_experts, random_gate, random_pack, some
     layers=st.sampled_from([[4], [4, 6]]),
     gate_layers=st.sampled_from([[3], [2, 3, 5]]),
 )
-def test_numpy_and_onnx_agree(kind: str, seed: int, u: int, k: int, layers: list[int], gate_layers: list[int]) -> None:
+def test_numpy_and_onnx_agree(
+    kind: GateKind, seed: int, u: int, k: int, layers: list[int], gate_layers: list[int]
+) -> None:
     width, at_gate = 48, 48 * len(gate_layers)
     gate = random_gate(kind, at_gate, seed=seed)
     experts = random_experts(width, k=k, u=u, m=5 if u else 0, seed=seed, layers=len(layers))
@@ -80,7 +84,7 @@ def foreign(pack: Pack, change: object) -> bytes:
     return bytes(model.SerializeToString())
 
 
-def add_node(op: str, **attributes: object) -> object:
+def add_node(op: str, **attributes: Any) -> object:
     return lambda model: model.graph.node.append(helper.make_node(op, ["states"], ["x"], **attributes))
 
 

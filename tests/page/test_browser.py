@@ -149,7 +149,9 @@ def test_switches_and_strengths_are_what_is_asked(page: Page) -> None:
     page.keyboard.press("Tab")
     with page.expect_request("**/v1/chat/completions") as sent:
         ask(page, "do harm")
-    assert sent.value.post_data_json["steering"] == {
+    body = sent.value.post_data_json
+    assert body is not None
+    assert body["steering"] == {
         "packs": {"refusal": {"enabled": False}, "<b>truthful</b>": {"strength": 0.7}},
         "explain": "full",
     }

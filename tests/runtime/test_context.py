@@ -204,7 +204,8 @@ def test_two_threads_compute_what_one_does(tiny: Model) -> None:
             found.append(logits(context))
             with context.hooked([3], add):
                 found.append(logits(context))
-    np.testing.assert_array_equal(*seen)
+    by_one, by_two = seen
+    np.testing.assert_array_equal(by_one, by_two)
     np.testing.assert_array_equal(found[0], found[2])
     np.testing.assert_array_equal(found[1], found[3])
     assert not np.array_equal(found[0], found[1])

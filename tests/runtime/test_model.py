@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import shutil
+import subprocess
 from pathlib import Path
+from typing import Any
 
+import platformdirs
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -169,7 +172,7 @@ def test_templates_can_neither_escape_nor_crash(source: str, message: str) -> No
 
 @pytest.fixture
 def no_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(kernel_probe.platformdirs, "user_cache_dir", lambda _name: str(tmp_path))
+    monkeypatch.setattr(platformdirs, "user_cache_dir", lambda _name: str(tmp_path))
     return tmp_path
 
 
@@ -187,12 +190,12 @@ def test_a_child_that_dies_of_a_signal_is_survived(
     tiny_path: Path, no_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The child really dies of SIGSEGV, as it does where AMX faults; the model then loads without those kernels, and works."""
-    real = kernel_probe.subprocess.run
+    real = subprocess.run
 
-    def crash(command: list[str], **options: object) -> object:
+    def crash(command: list[str], **options: Any) -> object:
         return real([command[0], "-c", "import ctypes; ctypes.string_at(0)"], **options)
 
-    monkeypatch.setattr(kernel_probe.subprocess, "run", crash)
+    monkeypatch.setattr(subprocess, "run", crash)
     found = probe_kernels()
     assert not found.usable
     assert found.exit_code != 0
@@ -202,10 +205,8 @@ def test_a_child_that_dies_of_a_signal_is_survived(
 
 
 def test_a_child_that_fails_otherwise_is_an_error(no_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = kernel_probe.subprocess.run
-    monkeypatch.setattr(
-        kernel_probe.subprocess, "run", lambda command, **o: real([command[0], "-c", "import no_such_module"], **o)
-    )
+    real = subprocess.run
+    monkeypatch.setattr(subprocess, "run", lambda command, **o: real([command[0], "-c", "import no_such_module"], **o))
     with pytest.raises(ModelError, match="no_such_module"):
         probe_kernels()
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from fs_local.runtime.context import Context
+from fs_local.runtime.layer_states import LayerStates
 from fs_local.runtime.model import Model
 from fs_local.runtime.node_filter import native_address
 
@@ -34,8 +35,13 @@ def test_only_wanted_layers_reach_python(node_filter: str, questions: list[bool]
         plain = context.logits()
         questions.clear()
         seen: list[int] = []
+
+        def see(states: LayerStates) -> bool:
+            seen.append(states.layer)
+            return True
+
         context.clear()
-        with context.hooked([2, 4], lambda states: seen.append(states.layer) is None):
+        with context.hooked([2, 4], see):
             context.decode([1, 2, 3], start=0)
         assert seen == [2, 4]
         assert questions.count(False) == 2

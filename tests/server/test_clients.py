@@ -45,7 +45,7 @@ def expected(base: str) -> str:
 def test_openai(base: str, expected: str) -> None:
     from openai import BadRequestError, NotFoundError, OpenAI
 
-    client = OpenAI(base_url=base, api_key="-", max_retries=0)
+    client: Any = OpenAI(base_url=base, api_key="-", max_retries=0)
     given: dict[str, Any] = {"model": PLAIN, "messages": MESSAGES, "max_tokens": 6, "temperature": 0}
     found = client.chat.completions.create(**given)
     assert found.choices[0].message.content == expected
@@ -94,7 +94,7 @@ async def test_openai_asynchronously_with_a_cancel(base: str, real: Real, anyio_
     import anyio
     from openai import AsyncOpenAI
 
-    client = AsyncOpenAI(base_url=base, api_key="-")
+    client: Any = AsyncOpenAI(base_url=base, api_key="-")
     stream = await client.chat.completions.create(
         model=PLAIN, messages=MESSAGES, stream=True, max_tokens=2000, logit_bias={"2": -100}
     )
@@ -114,9 +114,10 @@ def test_tools_by_each_client(handy: httpx.Client) -> None:
     from openai import OpenAI, pydantic_function_tool
 
     base = f"{str(handy.base_url).rstrip('/')}/v1"
-    client = OpenAI(base_url=base, api_key="-", max_retries=0)
+    client: Any = OpenAI(base_url=base, api_key="-", max_retries=0)
     given: dict[str, Any] = {"model": "handy", "messages": MESSAGES, "max_tokens": 300}
-    tools = {"tools": [pydantic_function_tool(City)], "tool_choice": "required"}
+    complete: Any = litellm.completion
+    tools: dict[str, Any] = {"tools": [pydantic_function_tool(City)], "tool_choice": "required"}
     parsed = client.chat.completions.parse(**given, **tools).choices[0].message.tool_calls
     assert parsed is not None
     assert isinstance(parsed[0].function.parsed_arguments, City)
@@ -124,18 +125,20 @@ def test_tools_by_each_client(handy: httpx.Client) -> None:
         streamed = stream.get_final_completion().choices[0].message.tool_calls
     assert streamed is not None
     assert City.model_validate_json(streamed[0].function.arguments)
-    lite = litellm.completion(**{**given, "model": "openai/handy"}, api_base=base, api_key="-", **tools)
+    lite = complete(**{**given, "model": "openai/handy"}, api_base=base, api_key="-", **tools)
     assert City.model_validate_json(lite.choices[0].message.tool_calls[0].function.arguments)
-    chain = ChatOpenAI(model="handy", base_url=base, api_key="-", max_tokens=300)  # type: ignore[arg-type, call-arg]
-    [call] = chain.bind_tools([City], tool_choice="required").invoke(QUERY).tool_calls  # type: ignore[attr-defined]
+    chat: Any = ChatOpenAI
+    chain = chat(model="handy", base_url=base, api_key="-", max_tokens=300)
+    [call] = chain.bind_tools([City], tool_choice="required").invoke(QUERY).tool_calls
     assert City.model_validate(call["args"])
-    by_tool = instructor.from_openai(client, mode=instructor.Mode.TOOLS)
+    by_tool: Any = instructor.from_openai(client, mode=instructor.Mode.TOOLS)
     assert by_tool.chat.completions.create(**given, response_model=City, max_retries=0).rank in (1, 2, 3)
 
 
 def test_litellm(base: str, expected: str) -> None:
     import litellm
 
+    complete: Any = litellm.completion
     given: dict[str, Any] = {
         "model": f"openai/{PLAIN}",
         "api_base": base,
@@ -144,25 +147,24 @@ def test_litellm(base: str, expected: str) -> None:
         "max_tokens": 6,
         "temperature": 0,
     }
-    assert litellm.completion(**given).choices[0].message.content == expected
-    assert "".join(c.choices[0].delta.content or "" for c in litellm.completion(**given, stream=True)) == expected
-    structured = litellm.completion(**{**given, "max_tokens": 60}, response_format=City)
+    assert complete(**given).choices[0].message.content == expected
+    assert "".join(c.choices[0].delta.content or "" for c in complete(**given, stream=True)) == expected
+    structured = complete(**{**given, "max_tokens": 60}, response_format=City)
     assert City.model_validate_json(structured.choices[0].message.content)
     ollama = {**given, "model": f"ollama_chat/{PLAIN}", "api_base": base.removesuffix("/v1")}
-    assert litellm.completion(**ollama).choices[0].message.content
+    assert complete(**ollama).choices[0].message.content
 
 
 def test_langchain_openai(base: str, expected: str) -> None:
     from langchain_openai import ChatOpenAI
 
-    model = ChatOpenAI(model=PLAIN, base_url=base, api_key="-", temperature=0, max_tokens=6)  # type: ignore[arg-type, call-arg]
+    chat: Any = ChatOpenAI
+    model = chat(model=PLAIN, base_url=base, api_key="-", temperature=0, max_tokens=6)
     assert model.invoke(QUERY).content == expected
     assert "".join(str(c.content) for c in model.stream(QUERY)) == expected
-    structured = ChatOpenAI(model=PLAIN, base_url=base, api_key="-", max_tokens=60)  # type: ignore[arg-type, call-arg]
+    structured = chat(model=PLAIN, base_url=base, api_key="-", max_tokens=60)
     assert isinstance(structured.with_structured_output(City, method="json_schema").invoke(QUERY), City)
-    responses = ChatOpenAI(
-        model=PLAIN, base_url=base, api_key="-", temperature=0, max_tokens=16, use_responses_api=True
-    )  # type: ignore[arg-type, call-arg]
+    responses = chat(model=PLAIN, base_url=base, api_key="-", temperature=0, max_tokens=16, use_responses_api=True)
     assert responses.invoke(QUERY).text
 
 
@@ -170,7 +172,7 @@ def test_instructor(base: str) -> None:
     import instructor
     from openai import OpenAI
 
-    client = instructor.from_openai(OpenAI(base_url=base, api_key="-"), mode=instructor.Mode.JSON_SCHEMA)
+    client: Any = instructor.from_openai(OpenAI(base_url=base, api_key="-"), mode=instructor.Mode.JSON_SCHEMA)
     found = client.chat.completions.create(
         model=PLAIN, messages=MESSAGES, response_model=City, max_tokens=60, max_retries=0
     )
@@ -184,17 +186,18 @@ def test_pydantic_ai(base: str, expected: str) -> None:
 
     model = OpenAIChatModel(PLAIN, provider=OpenAIProvider(base_url=base, api_key="-"))
     settings: Any = {"temperature": 0, "max_tokens": 6}
-    assert Agent(model).run_sync(QUERY, model_settings=settings).output == expected
-    agent = Agent(model, output_type=NativeOutput(City))
+    plain: Any = Agent(model)
+    assert plain.run_sync(QUERY, model_settings=settings).output == expected
+    agent: Any = Agent(model, output_type=NativeOutput(City))
     assert agent.run_sync(QUERY, model_settings={"max_tokens": 60}).output.rank in (1, 2, 3)
-    streamed = Agent(model).run_stream_sync(QUERY, model_settings=settings)
+    streamed = plain.run_stream_sync(QUERY, model_settings=settings)
     assert list(streamed.stream_text(delta=False))[-1] == expected
 
 
 def test_ollama(real: Real) -> None:
     import ollama
 
-    client = ollama.Client(host=real.server.address)
+    client: Any = ollama.Client(host=real.server.address)
     options = {"temperature": 0, "num_predict": 6}
     found = client.chat(model=PLAIN, messages=MESSAGES, options=options)
     assert found.message.content

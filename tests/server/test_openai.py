@@ -111,7 +111,7 @@ def test_what_is_not_obeyed_is_refused_by_name(served: Served, more: dict[str, A
 
 
 def test_what_changes_nothing_may_be_given(served: Served) -> None:
-    harmless = {
+    harmless: dict[str, Any] = {
         "user": "u",
         "metadata": {"a": "b"},
         "store": False,
@@ -119,7 +119,13 @@ def test_what_changes_nothing_may_be_given(served: Served) -> None:
         "tools": None,
         "seed": None,
     }
-    message = {"role": "assistant", "content": "x", "refusal": None, "tool_calls": None, "annotations": []}
+    message: dict[str, Any] = {
+        "role": "assistant",
+        "content": "x",
+        "refusal": None,
+        "tool_calls": None,
+        "annotations": [],
+    }
     body = {
         **chat(**harmless),
         "messages": [{"role": "user", "content": "q"}, message, {"role": "user", "content": "r"}],
@@ -139,8 +145,9 @@ def test_completions_take_texts_and_tokens(served: Served) -> None:
         assert [c["index"] for c in found["choices"]] == list(range(len(texts)))
     streamed = served.http.post("/v1/completions", json={"model": "fake", "prompt": ["a b", "c"], "stream": True}).text
     assert "".join(c["choices"][0]["text"] for c in events(streamed) if c["choices"][0]["index"] == 0) == "a b"
-    for prompt in ("", [], [999], [[]], [-1], 5):
-        assert served.http.post("/v1/completions", json={"model": "fake", "prompt": prompt}).status_code == 400
+    refused: list[Any] = ["", [], [999], [[]], [-1], 5]
+    for none in refused:
+        assert served.http.post("/v1/completions", json={"model": "fake", "prompt": none}).status_code == 400
     assert served.http.post("/v1/completions", json={"model": "fake", "prompt": "a", "echo": True}).status_code == 400
 
 

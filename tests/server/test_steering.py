@@ -88,7 +88,14 @@ def test_decide_without_answering(served: Served) -> None:
         "/v1/steering/decide", json={"messages": messages, "steering": {"packs": {"refusal": {"enabled": False}}}}
     )
     assert [d["pack"] for d in one.json()["data"][0]["decisions"]] == ["truthful"]
-    for wrong in ({}, {"input": "a", "messages": messages}, {"input": []}, {"input": ["a"] * 1000}, {"input": 5}):
+    refused: list[dict[str, Any]] = [
+        {},
+        {"input": "a", "messages": messages},
+        {"input": []},
+        {"input": ["a"] * 1000},
+        {"input": 5},
+    ]
+    for wrong in refused:
         assert served.http.post("/v1/steering/decide", json=wrong).status_code == 400
 
 
