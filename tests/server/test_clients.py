@@ -74,9 +74,9 @@ def test_openai(base: str, expected: str) -> None:
     assert told_events[0].type == "response.created"
     assert told_events[-1].type == "response.incomplete", "it was cut, and OpenAI's own server says so too"
     assert told_events[-1].response.output_text == expected
-    parsed = client.chat.completions.parse(model=PLAIN, messages=MESSAGES, response_format=City, max_tokens=60)
+    parsed = client.chat.completions.parse(model=PLAIN, messages=MESSAGES, response_format=City, max_tokens=400)
     assert parsed.choices[0].message.parsed is not None
-    told = client.responses.parse(model=PLAIN, input=QUERY, text_format=City, max_output_tokens=60)
+    told = client.responses.parse(model=PLAIN, input=QUERY, text_format=City, max_output_tokens=400)
     assert told.output_parsed is not None
     assert PLAIN in [m.id for m in client.models.list()]
     assert client.models.retrieve(PLAIN).id == PLAIN
@@ -162,7 +162,7 @@ def test_langchain_openai(base: str, expected: str) -> None:
     model = chat(model=PLAIN, base_url=base, api_key="-", temperature=0, max_tokens=6)
     assert model.invoke(QUERY).content == expected
     assert "".join(str(c.content) for c in model.stream(QUERY)) == expected
-    structured = chat(model=PLAIN, base_url=base, api_key="-", max_tokens=60)
+    structured = chat(model=PLAIN, base_url=base, api_key="-", max_tokens=400)
     assert isinstance(structured.with_structured_output(City, method="json_schema").invoke(QUERY), City)
     responses = chat(model=PLAIN, base_url=base, api_key="-", temperature=0, max_tokens=16, use_responses_api=True)
     assert responses.invoke(QUERY).text
@@ -174,7 +174,7 @@ def test_instructor(base: str) -> None:
 
     client: Any = instructor.from_openai(OpenAI(base_url=base, api_key="-"), mode=instructor.Mode.JSON_SCHEMA)
     found = client.chat.completions.create(
-        model=PLAIN, messages=MESSAGES, response_model=City, max_tokens=60, max_retries=0
+        model=PLAIN, messages=MESSAGES, response_model=City, max_tokens=400, max_retries=0
     )
     assert found.city in ("Paris", "London")
 
