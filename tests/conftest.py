@@ -39,10 +39,12 @@ def fetched_model(name: str) -> Path:
 
 @pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests that want the fitted pack of SmolLM2 go to one of xdist's workers, so that it is fitted once."""
+    """Tests that want the fitted pack of SmolLM2 go to one of xdist's workers, so that it is fitted once; and they go first, as others of
+    SmolLM2 do, so that no worker is left with them when the rest is done."""
     for item in items:
         if "fitted" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.xdist_group("fitted"))
+    items.sort(key=lambda item: 2 - len({"fitted", "smollm2"} & set(getattr(item, "fixturenames", ()))))
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -19,6 +19,8 @@ from fs_local.method.rows import Rows
 
 _TAIL_COUNT = 0.5
 _OPENERS = 5
+_SPARE, _MOST_SPARED = 0.25, 0.1
+"""Of the way from the worst kind's budget to the median IR query, and share of IR queries at most, what is left to strangers' queries."""
 _LEAST_EXPECTED = 0.1
 """General queries beyond the threshold, at least, in expectation: further out, a normal distribution knows nothing."""
 
@@ -49,7 +51,9 @@ class LogisticGate(SubspaceGate):
     deviation 1 over general queries. An average of margins is one linear map of all places, which is what a pack holds.
 
     The threshold is where the worst kind of general query keeps its budget, by cross-fitted scores. Where that would close the gate for
-    more than `1 - least_open` of the IR queries, the worst kinds are let go, one after the other, and `kinds_` says which.
+    more than `1 - least_open` of the IR queries, the worst kinds are let go, one after the other, and `kinds_` says which. Where the
+    IR queries allow it, the threshold goes on, a quarter of the way to the median one or until a tenth of them are closed: for kinds that
+    nobody thought of.
 
     It begins to open at the threshold, and is fully open a quarter of the way (in margin) from there to the median IR query. Weights and
     intercept are scaled so that these two points are x = 1/2 and the edge.
@@ -128,7 +132,9 @@ class LogisticGate(SubspaceGate):
             if (ir > of_kind[k]).mean() >= self.least_open:
                 break
             held.remove(k)
-        return max(of_kind[k] for k in held), held
+        worst = max(of_kind[k] for k in held)
+        spare = min(worst + _SPARE * (float(np.median(ir)) - worst), float(np.quantile(ir, _MOST_SPARED)))
+        return max(worst, spare), held
 
     def _describe_kinds(self, scores: CrossFitted, kinds: NDArray[np.intp], begin: float, held: set[int]) -> F64:
         """Sets `kinds_`; returns the margin of every general query where its kind was left out, counted from the threshold that was then."""
