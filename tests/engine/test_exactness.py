@@ -75,7 +75,8 @@ def assert_exact(
     stock = [stock_logits(model, t, 4, n_ubatch) for t in chosen]
     with Driven(model, n_ubatch=n_ubatch) as plain:
         for tokens, alone in zip(chosen, stock, strict=True):
-            np.testing.assert_array_equal(plain.logits(tokens), alone)
+            ours = plain.logits(tokens)
+            np.testing.assert_array_equal(ours, alone[: len(ours)])  # an answer may end before its fourth token
     with Context(model, n_ctx=2048, n_ubatch=n_ubatch) as context:
         for layer, gate_layer in layers:
             for gate in ("open", "half", "closed"):
@@ -83,8 +84,8 @@ def assert_exact(
                 with Driven(model, [pack], n_ubatch=n_ubatch) as driven:
                     for tokens, alone in zip(chosen, stock, strict=True):
                         ours = driven.logits(tokens)
-                        np.testing.assert_array_equal(ours, reference_logits(context, pack, tokens))
-                        assert np.array_equal(ours, alone) == (gate == "closed")
+                        np.testing.assert_array_equal(ours, reference_logits(context, pack, tokens)[: len(ours)])
+                        assert np.array_equal(ours, alone[: len(ours)]) == (gate == "closed")
 
 
 @pytest.mark.usefixtures("node_filter")
@@ -134,8 +135,8 @@ def test_the_same_on_other_architectures(name: str) -> None:
     with Model.load(fetched_model(name)) as model:
         n = model.n_layer
         everything = prompts(model)
-        assert_exact(model, [(n // 3, n // 3), (n // 2, n // 4)], everything)
-        assert_exact(model, [(n // 3, 2 * n // 3), (n - 1, 1)], [*everything[:3], everything[-1]])
+        assert_exact(model, [(n // 3, n // 3), (n // 2, n // 4)], everything, n_ubatch=32)
+        assert_exact(model, [(n // 3, 2 * n // 3), (n - 1, 1)], [*everything[:3], *everything[-2:]], n_ubatch=32)
 
 
 @pytest.mark.parametrize("gate_layer", [2, 4])  # one pass, and two
