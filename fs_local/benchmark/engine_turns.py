@@ -48,7 +48,7 @@ class EngineTurns:
 
     def begin(self, tokens: Sequence[int], *, max_tokens: int | None = None, steer: Steer | None = None) -> Mailbox:
         """Takes a request whose greedy answer ends with `max_tokens` alone."""
-        mailbox = Mailbox()
+        mailbox = Mailbox(self._worker.bell)
         request = Request(Prompt.plain(tokens), self._never_ends, max_tokens, steer=steer or Steer())
         self._order += 1
         self._worker.add(Work(request, mailbox, self._order))

@@ -20,7 +20,7 @@ from fs_local.engine.cells import SINGLE, Cells, PutAway, kind_of, parts_of
 from fs_local.engine.prefill import same_sums_from
 
 LEAST_SAVED = 64
-"""Tokens that must be saved by putting a sequence back, or by putting it away at all: it costs a copy."""
+"""Tokens that putting a sequence back must save, since it costs a copy. One of less than twice as many is not worth being put away."""
 MOST_IDLE = 256
 """Cells that may stand idle: llama.cpp's attention takes so many at a time."""
 

@@ -40,14 +40,14 @@ class Mailbox:
     """What the engine holds of a stream. The engine puts pieces into it, and looks whether they are still wanted.
 
     Args:
-        bell: that the engine rings once it has put what it had; without one, each piece wakes whoever waits for it.
+        bell: that the engine rings once it has put what it had.
 
     Attributes:
         decisions: of the query, once they are known.
         cancelled: whether nobody wants more.
     """
 
-    def __init__(self, bell: Bell | None = None) -> None:
+    def __init__(self, bell: Bell) -> None:
         self._bell = bell
         self._queue: SimpleQueue[_Item] = SimpleQueue()
         self._waiter: _Waiter | None = None
@@ -65,10 +65,7 @@ class Mailbox:
         """Called by the engine: a piece, the last of which has a finish reason, or what went wrong."""
         self._queue.put(item)
         if (waiter := self._waiter) is not None:
-            if self._bell is None:
-                _wake(waiter[0], [self])
-            else:
-                self._bell.add(waiter[0], self)
+            self._bell.add(waiter[0], self)
 
     def wake(self) -> None:
         """Lets the one who waits look again; on its loop's thread."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +16,7 @@ Bytes = NDArray[np.uint8]
 
 
 def saved(context: Context, seq: int) -> Bytes:
-    """What a sequence has in its cells, in their order."""
+    """What a sequence has in its cells, in their order: uint8, (bytes,)."""
     api = llama()
     data = np.empty(api.llama_state_seq_get_size(context.handle, seq), dtype=np.uint8)
     written = api.llama_state_seq_get_data(context.handle, _pointer(data), data.size, seq)
@@ -27,6 +28,7 @@ def restore(context: Context, seq: int, data: Bytes) -> None:
 
     Args:
         seq: an empty sequence.
+        data: as `saved` gives it, of a context of the same model and settings.
 
     Raises:
         ModelError: there are too few free cells; the sequence is then empty.
@@ -36,5 +38,5 @@ def restore(context: Context, seq: int, data: Bytes) -> None:
         raise ModelError("a sequence that was put away has no room in the context any more")
 
 
-def _pointer(data: Bytes) -> ctypes.Array[ctypes.c_uint8]:
-    return ctypes.cast(data.ctypes.data, ctypes.POINTER(ctypes.c_uint8))  # type: ignore[return-value]
+def _pointer(data: Bytes) -> Any:
+    return data.ctypes.data_as(ctypes.POINTER(ctypes.c_uint8))

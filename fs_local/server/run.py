@@ -56,7 +56,6 @@ class Server(uvicorn.Server):
                 self._app,
                 http=BoundedProtocol,
                 ws="none",
-                loop="auto",
                 lifespan="on",
                 log_config=None,
                 access_log=False,

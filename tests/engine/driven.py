@@ -14,7 +14,7 @@ from fs_local.engine.decision import Decision
 from fs_local.engine.packs import Packs
 from fs_local.engine.requests import FinishReason
 from fs_local.engine.sequences import Sequence as Work
-from fs_local.engine.stream import Mailbox
+from fs_local.engine.stream import Bell, Mailbox
 from fs_local.engine.vocabulary import Vocabulary
 from fs_local.engine.worker import Worker
 from fs_local.pack.file import Pack
@@ -76,7 +76,7 @@ class Answer:
     """What one request has given so far. Raises what went wrong with it."""
 
     def __init__(self, request: Request, order: int) -> None:
-        self.mailbox = Mailbox()
+        self.mailbox = Mailbox(Bell())
         self.work = Work(request, self.mailbox, order)
         self.logits: list[np.ndarray] = []
         self._pieces: list[Piece] = []
