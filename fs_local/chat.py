@@ -14,7 +14,6 @@ from rich.markup import escape
 from rich.table import Table
 
 from fs_local.conversation import Conversation
-from fs_local.database import Database
 from fs_local.engine import Piece
 from fs_local.errors import FsLocalError
 from fs_local.files import replace_file
@@ -23,6 +22,7 @@ from fs_local.lessons import Kind, LessonRow, Lessons, can_fit, checked_name, co
 from fs_local.runtime.template import Message
 from fs_local.steered_model import SteeredModel
 from fs_local.terminal import decision_json, decision_line, explain, out
+from fs_local.user_data import user_database
 
 CORRECTIONS = "corrections"
 """The lesson where corrections go, here as in the page, until another is chosen."""
@@ -50,7 +50,7 @@ class Chat:
     def __init__(self, model: SteeredModel, options: GenerationOptions, system: str | None = None) -> None:
         self._model, self._options = model, options
         self._conversation: Conversation = model.chat(system)
-        self._lessons, self._lesson = Lessons(Database()), CORRECTIONS
+        self._lessons, self._lesson = Lessons(user_database()), CORRECTIONS
 
     def run(self) -> None:
         """Reads from the terminal with line editing and history, or plainly from a pipe."""

@@ -1,43 +1,29 @@
-"""What a person made and wants to keep: conversations and lessons, in one sqlite3 file in the user's data folder."""
+"""A sqlite3 file that several processes may use at once, and that is whole whatever stops a program."""
 
 from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
-
-import platformdirs
 
 from fs_local.errors import DataError
 
-_SCHEMA = """
-create table if not exists conversation (
-    id text primary key, title text not null, changed real not null, version integer not null, messages text not null);
-create table if not exists lesson (name text primary key, created real not null);
-create table if not exists example (
-    id integer primary key, lesson text not null references lesson (name) on delete cascade on update cascade,
-    kind text not null check (kind in ('pair', 'ir', 'general')),
-    messages text not null, preferred text not null, undesired text not null);
-create index if not exists example_of_lesson on example (lesson);
-"""
 _WAIT_SECONDS = 5.0
 
 
-def data_folder() -> Path:
-    """The user's data folder of this program."""
-    return Path(platformdirs.user_data_dir("fs-local"))
-
-
 class Database:
-    """The file, which several processes may use at once (write-ahead log). It is made when it is first used.
+    """The file, with a write-ahead log. It is made when it is first used.
 
     Args:
-        path: its place; by default in the user's data folder.
+        path: its place.
+        schema: statements that make what is not there yet.
+        folder: what its folder is called in messages, which name no paths.
     """
 
-    def __init__(self, path: Path | None = None) -> None:
-        self.path = data_folder() / "fs-local.sqlite3" if path is None else path
+    def __init__(self, path: Path, schema: str, folder: str) -> None:
+        self.path = path
+        self._schema, self._folder = schema, folder
         self._made = False
 
     @contextmanager
@@ -50,13 +36,13 @@ class Database:
         try:
             if not self._made:
                 self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            connection = sqlite3.connect(self.path, timeout=_WAIT_SECONDS, isolation_level=None)
-            try:
+            with closing(sqlite3.connect(self.path, timeout=_WAIT_SECONDS, isolation_level=None)) as connection:
                 connection.row_factory = sqlite3.Row
                 connection.execute("pragma foreign_keys = on")
+                connection.execute("pragma synchronous = normal")
                 if not self._made:
                     connection.execute("pragma journal_mode = wal")
-                    connection.executescript(_SCHEMA)
+                    connection.executescript(self._schema)
                     self.path.chmod(0o600)
                     self._made = True
                 connection.execute("begin immediate")
@@ -66,9 +52,8 @@ class Database:
                     connection.execute("rollback")
                     raise
                 connection.execute("commit")
-            finally:
-                connection.close()
         except (sqlite3.Error, OSError) as error:
-            raise DataError(
-                f"{self.path.name} in the data folder can't be used: {error}; what was kept before stays"
-            ) from error
+            what = f"{self.path.name} in {self._folder}"
+            if type(error) is sqlite3.DatabaseError:  # not one of its kinds: no database at all, or malformed
+                raise DataError(f"{what} is damaged ({error}); move it away, and run again to begin anew") from error
+            raise DataError(f"{what} can't be used: {error}; what was kept before stays") from error

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from fs_local.database import Database
 from fs_local.errors import DataError
 from fs_local.examples import Query, row_pair, row_query, rows_of
+from fs_local.user_data import user_database
 
 if TYPE_CHECKING:
     from fs_local.fitting import Examples
@@ -258,7 +259,7 @@ def read_lesson_examples(name: str, seed: int = 0) -> Examples:
     """
     from fs_local.fitting.files import read_examples
 
-    rows = Lessons(Database()).rows(name)
+    rows = Lessons(user_database()).rows(name)
     if not can_fit(rows):
         raise DataError(" ".join(missing(rows)))
     with TemporaryDirectory() as folder:

@@ -1,44 +1,40 @@
-"""Results that survive a stop: one JSON line each, appended as soon as it is there, found again by what it was computed from."""
+"""Results that survive a stop, found again by what they were computed from: one sqlite3 file a model, which several processes may use."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import time
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import platformdirs
 
-from fs_local.errors import DataError
+from fs_local.database import Database
+from fs_local.resume import forget_captures
 
 SCHEMA = 1
 """Of what is kept. To be raised whenever the same inputs give another result: how rows are batched, steered, scored or compared.
 tests/evaluation/test_arithmetic.py fails where that was forgotten. What computes them, weights, llama.cpp and kernels, is in `Model.build`."""
 _KEPT_SECONDS = 7 * 24 * 3600
+_TABLE = """
+create table if not exists result (key text primary key, result text not null, used real not null);
+create index if not exists result_used on result (used);
+"""
 
 
 class Store:
-    """A file of results. A line that a stop left half-written is ignored, and computed again. Without a path, it is in memory alone."""
+    """Results of one model. Without a path, they are in memory alone.
+
+    Raises:
+        DataError: the file can't be used.
+    """
 
     def __init__(self, path: Path | None = None) -> None:
         self._path = path
-        self._results: dict[str, Any] = {}
-        self._torn = False
-        if path is None:
-            return
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            data = path.read_bytes() if path.exists() else b""
-        except OSError as error:
-            raise DataError(f"{path} can't be read: {error.strerror}") from error
-        for line in data.split(b"\n"):
-            try:
-                row = json.loads(line)
-                self._results[row["key"]] = row["result"]
-            except (ValueError, TypeError, KeyError):
-                continue
-        self._torn = bool(data) and not data.endswith(b"\n")
+        self._database = Database(path, _TABLE, "the cache folder") if path is not None else None
+        self._in_memory: dict[str, Any] = {}
 
     @property
     def captures(self) -> Path | None:
@@ -54,34 +50,43 @@ class Store:
     def for_model(cls, build: str) -> Store:
         """The store of one model (`Model.build`) in the user's cache folder, from which is removed what nobody used for a week."""
         folder = Path(platformdirs.user_cache_dir("fs-local")) / "results"
-        path = folder / f"{build}.jsonl"
-        store = cls(path)
-        path.touch()
-        for old in [path for kind in ("*.jsonl", "*.captures/*", "*.packs/*") for path in folder.glob(kind)]:
-            if time.time() - old.stat().st_mtime > _KEPT_SECONDS:
+        store = cls(folder / f"{build}.sqlite3")
+        since = time.time() - _KEPT_SECONDS
+        assert store._database is not None
+        with store._database.transaction() as db:
+            db.execute("delete from result where used < ?", (since,))
+        for captures in folder.glob("*.captures"):
+            forget_captures(captures, since)
+        for old in [path for kind in ("*.*", "*.packs/*") for path in folder.glob(kind) if path.is_file()]:
+            if old.stat().st_mtime < since:
                 old.unlink(missing_ok=True)
         return store
 
-    def get(self, key: str) -> Any:
-        """What was put there; None if nothing was."""
-        return self._results.get(key)
+    def find(self, keys: Iterable[str]) -> dict[str, Any]:
+        """What was put there under some of these keys."""
+        if self._database is None:
+            return {key: self._in_memory[key] for key in keys if key in self._in_memory}
+        found: dict[str, Any] = {}
+        with self._database.transaction() as db:
+            for key in keys:
+                for (text,) in db.execute("select result from result where key = ?", (key,)):
+                    found[key] = json.loads(text)
+            db.executemany("update result set used = ? where key = ?", ((time.time(), key) for key in found))
+        return found
 
-    def put(self, key: str, result: Any) -> None:
-        """Keeps a result (JSON).
+    def put(self, results: Mapping[str, Any]) -> None:
+        """Keeps results (JSON), all or none.
 
         Raises:
-            DataError: it can't be written, for want of room or rights; what was kept before stays.
+            DataError: they can't be written, for want of room or rights; what was kept before stays.
         """
-        self._results[key] = result
-        if self._path is None:
+        if self._database is None:
+            self._in_memory |= results
             return
-        line = json.dumps({"key": key, "result": result}, ensure_ascii=False)
-        try:
-            with self._path.open("a", encoding="utf-8") as file:
-                file.write(("\n" if self._torn else "") + line + "\n")
-        except OSError as error:
-            raise DataError(f"{self._path} can't be written: {error.strerror}") from error
-        self._torn = False
+        now = time.time()
+        rows = [(key, json.dumps(result, ensure_ascii=False), now) for key, result in results.items()]
+        with self._database.transaction() as db:
+            db.executemany("insert or replace into result values (?, ?, ?)", rows)
 
 
 def digest(*parts: Any) -> str:

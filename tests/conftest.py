@@ -16,7 +16,6 @@ from fs_local.fitting import Examples, FitOptions, fit
 from fs_local.fitting.queries import shipped
 from fs_local.model_files import resolve_model
 from fs_local.pack.file import Pack
-from fs_local.refusals import refusal_pairs
 from fs_local.runtime.context import Context
 from fs_local.runtime.model import Model
 from fs_local.runtime.node_filter import native_address
@@ -37,14 +36,9 @@ def fetched_model(name: str) -> Path:
     return path
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests that want the fitted pack of SmolLM2 go to one of xdist's workers, so that it is fitted once; and they go first, as others of
-    SmolLM2 do, so that no worker is left with them when the rest is done."""
-    for item in items:
-        if "fitted" in getattr(item, "fixturenames", ()):
-            item.add_marker(pytest.mark.xdist_group("fitted"))
-    items.sort(key=lambda item: 2 - len({"fitted", "smollm2"} & set(getattr(item, "fixturenames", ()))))
+    """Tests of SmolLM2 go first, so that no worker is left with them when the rest is done."""
+    items.sort(key=lambda item: "smollm2" not in getattr(item, "fixturenames", ()))
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -135,18 +129,3 @@ def small_background(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     shipped.cache_clear()
     yield
     shipped.cache_clear()
-
-
-@pytest.fixture(scope="session")
-def refusal_examples() -> Examples:
-    """As few as a pack that really refuses needs, with short answers."""
-    shipped = demo_examples()
-    pairs = refusal_pairs([p.query for p in shipped.pairs[::3]])
-    return Examples(pairs, general={"general": shipped.general["general"][::3]}, files=shipped.files)
-
-
-@pytest.fixture(scope="session")
-def fitted(smollm2: Model, refusal_examples: Examples) -> Pack:
-    """A real refusal pack: layers, strength and residual given, all else chosen by the fit."""
-    options = FitOptions(background=False, name="refusal", layers=(10,), gate_layer=15, strength=1.3, residual_rank=0)
-    return fit(smollm2, refusal_examples, options).pack

@@ -14,12 +14,12 @@ from pathlib import Path
 import pytest
 
 from fs_local.chat import Chat
-from fs_local.database import Database
 from fs_local.errors import DataError, FsLocalError
 from fs_local.generation import GenerationOptions
 from fs_local.lessons import Lessons
 from fs_local.pack.file import Pack
 from fs_local.steered_model import SteeredModel
+from fs_local.user_data import user_database
 
 ROOT = Path(__file__).parents[1]
 FEW_TOKENS = GenerationOptions(max_tokens=6)
@@ -52,7 +52,7 @@ def test_corrections_become_rows(said: Callable[[str], str]) -> None:
     said("Hello")
     said("/steer")
     assert "is to be steered and not to be steered" in said("/leave")
-    pair, steer, leave = Lessons(Database()).rows("corrections")
+    pair, steer, leave = Lessons(user_database()).rows("corrections")
     assert [m["role"] for m in pair.query.messages] == ["system", "user"]
     assert (pair.preferred, pair.undesired[0].splitlines()[0].strip()) == (("I am [b]me[/b].",), answer.strip())
     assert [m["role"] for m in steer.query.messages] == ["system", "user", "assistant", "user"]
@@ -61,14 +61,14 @@ def test_corrections_become_rows(said: Callable[[str], str]) -> None:
 
 def test_a_lesson_is_chosen_and_shown(said: Callable[[str], str]) -> None:
     assert "corrections: 0 rows" in said("/lesson")
-    assert Lessons(Database()).all() == [], "looking makes none"
+    assert Lessons(user_database()).all() == [], "looking makes none"
     said("/lesson tone")
     for i in range(8):
         said(f"Question {i}?")
         shown = said("/better An answer.")
     assert "tone: 8 rows" in shown
     assert "--lesson tone -o tone.fspack" in shown
-    assert [s.name for s in Lessons(Database()).all()] == ["tone"]
+    assert [s.name for s in Lessons(user_database()).all()] == ["tone"]
 
 
 def test_corrections_that_are_none(said: Callable[[str], str]) -> None:
@@ -81,7 +81,7 @@ def test_corrections_that_are_none(said: Callable[[str], str]) -> None:
             said(line)
     with pytest.raises(DataError, match="no slash"):
         said("/lesson a/b")
-    assert Lessons(Database()).all() == []
+    assert Lessons(user_database()).all() == []
 
 
 def test_why_shows_what_carried_the_decision(said: Callable[[str], str]) -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import errno
 import multiprocessing
+import os
 import random
+import sqlite3
 import time
 import warnings
 from io import FileIO
@@ -78,11 +80,11 @@ def test_a_stopped_capture_goes_on(tiny: Model, undisturbed: Captured, tmp_path:
     assert reported == [12]  # all of it was there
 
 
-def test_a_half_written_line_does_not_count(tiny: Model, undisturbed: Captured, tmp_path: Path) -> None:
+def test_rows_that_were_not_noted_do_not_count(tiny: Model, undisturbed: Captured, tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         capture(tiny, some_requests(), LAYERS, stop_after(6), tmp_path)
-    (journal,) = tmp_path.glob("*.journal")
-    journal.write_bytes(journal.read_bytes()[:-3])
+    with sqlite3.connect(tmp_path / "captures.sqlite3") as db:
+        assert db.execute("delete from batch where number = (select max(number) from batch)").rowcount == 1
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert everything(capture(tiny, some_requests(), LAYERS, store=tmp_path)) == everything(undisturbed)
@@ -98,14 +100,38 @@ def test_damaged_states_are_captured_again(tiny: Model, undisturbed: Captured, t
     assert states.read_bytes() == whole
 
 
-def test_a_damaged_head_says_so_and_deletes_nothing(tiny: Model, tmp_path: Path) -> None:
+def test_a_damaged_database_says_so_and_deletes_nothing(tiny: Model, tmp_path: Path) -> None:
     capture(tiny, some_requests(), LAYERS, store=tmp_path)
-    (journal,) = tmp_path.glob("*.journal")
-    damaged = b"x" + journal.read_bytes()[1:]
-    journal.write_bytes(damaged)
-    with pytest.raises(ResumeError, match="is damaged; delete it, and run again"):
+    database = tmp_path / "captures.sqlite3"
+    damaged = b"x" + database.read_bytes()[1:]
+    database.write_bytes(damaged)
+    with pytest.raises(ResumeError, match=r"is damaged \(file is not a database\); move it away"):
         capture(tiny, some_requests(), LAYERS, store=tmp_path)
-    assert journal.read_bytes() == damaged
+    assert database.read_bytes() == damaged
+
+
+def test_two_at_once_capture_the_same(tiny: Model, undisturbed: Captured, tmp_path: Path) -> None:
+    inner: list[Captured] = []
+
+    def another(done: int, _total: int) -> None:
+        if done >= 6 and not inner:
+            inner.append(capture(tiny, some_requests(), LAYERS, store=tmp_path))
+
+    outer = capture(tiny, some_requests(), LAYERS, another, tmp_path)
+    assert everything(outer) == everything(inner[0]) == everything(undisturbed)
+
+
+def test_what_nobody_used_is_forgotten(tiny: Model, small_batches: None, tmp_path: Path) -> None:
+    for requests in (some_requests(), some_requests()[1:]):
+        capture(tiny, requests, LAYERS, store=tmp_path)
+    kept, old = sorted(tmp_path.glob("*.states"))
+    os.utime(old, (0, 0))
+    with sqlite3.connect(tmp_path / "captures.sqlite3") as db:
+        db.execute("update capture set used = 0 where key = ?", (old.stem,))
+    resume.forget_captures(tmp_path, time.time() - 60)
+    assert list(tmp_path.glob("*.states")) == [kept]
+    with sqlite3.connect(tmp_path / "captures.sqlite3") as db:
+        assert db.execute("select distinct capture from batch").fetchall() == [(kept.stem,)]
 
 
 def test_changed_examples_start_anew_and_say_so(tiny: Model, small_batches: None, tmp_path: Path) -> None:
@@ -142,6 +168,12 @@ def test_a_folder_that_can_not_be_made_says_so(tiny: Model, tmp_path: Path) -> N
     (tmp_path / "file").touch()
     with pytest.raises(ResumeError, match="can't be written"):
         capture(tiny, some_requests(), LAYERS, store=tmp_path / "file")
+
+
+def n_noted(folder: Path) -> int:
+    """Batches that a folder has."""
+    with sqlite3.connect(folder / "captures.sqlite3") as db:
+        return int(db.execute("select count(*) from batch").fetchone()[0])
 
 
 def captured_by_a_child(model: Path, folder: Path, done: Connection) -> None:
@@ -182,10 +214,9 @@ def test_killed_ten_times_it_ends_with_the_same_bytes(tiny_path: Path, tmp_path:
         time.sleep(random.uniform(0, 0.003))
         child.kill()
         child.join()
-        (journal,) = (tmp_path / "killed").glob("*.journal")
-        reached.append(journal.read_bytes().count(b"\n"))
-    whole = one.with_suffix(".journal").read_bytes().count(b"\n")
-    assert 1 < reached[0] < reached[-1] < whole, reached
+        reached.append(n_noted(tmp_path / "killed"))
+    whole = n_noted(tmp_path / "undisturbed")
+    assert 0 < reached[0] < reached[-1] < whole, reached
     other = finished("killed")
     assert one.name == other.name
     assert one.read_bytes() == other.read_bytes()

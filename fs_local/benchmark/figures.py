@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 import statistics
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,7 +14,10 @@ import numpy as np
 import psutil
 
 from fs_local.progress import Progress
+from fs_local.runtime.context import default_threads
 from fs_local.runtime.library import llama
+from fs_local.runtime.model import Model
+from fs_local.runtime.node_filter import native_address
 
 
 @dataclass(frozen=True)
@@ -116,14 +120,27 @@ def versions() -> str:
     return f"llama.cpp {llama().llama_version().decode()}, Python {platform.python_version()}, numpy {np.__version__}"
 
 
-def in_stages(stages: Sequence[tuple[str, Callable[[], Iterator[Measurement]]]], report: Progress) -> list[Measurement]:
-    """What all stages measure, one after the other."""
+Stage = tuple[str, Callable[[], Iterator[Measurement]]]
+"""Its name for whoever waits, and what measures it."""
+
+
+def measured(model: Model, settings: str, stages: Sequence[Stage], report: Progress) -> Report:
+    """Runs all stages, one after the other. settings: what else there is to know, behind threads and node filter."""
+    began = time.perf_counter()
     rows: list[Measurement] = []
     for i, (what, measure) in enumerate(stages):
         report(what, i, len(stages))
         rows += measure()
     report("done", len(stages), len(stages))
-    return rows
+    node_filter = "C" if native_address() else "pure Python"
+    return Report(
+        model=f"{model.name} {model.quantization} ({model.n_layer} blocks of {model.width})",
+        machine=machine(),
+        versions=versions(),
+        settings=f"threads: {default_threads()}, {node_filter} node filter, {settings}",
+        seconds=time.perf_counter() - began,
+        rows=rows,
+    )
 
 
 def second_turn_row(opened: bool, what: str, evaluated: int, least: int) -> Measurement:

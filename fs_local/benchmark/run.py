@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from fs_local.benchmark import footprint, offline, online
-from fs_local.benchmark.figures import Measurement, Report, in_stages, machine, versions
+from fs_local.benchmark.figures import Report, Stage, measured
 from fs_local.benchmark.packs import steered_layer, synthetic_pack
 from fs_local.benchmark.turns import Budget
 from fs_local.model_files import resolve_model
 from fs_local.pack.file import Pack
 from fs_local.progress import Progress, untold
-from fs_local.runtime.context import MICRO_BATCH, default_threads
+from fs_local.runtime.context import MICRO_BATCH
 from fs_local.runtime.model import Model
-from fs_local.runtime.node_filter import native_address
 from fs_local.steering import check_model
 
 
@@ -31,14 +28,12 @@ def bench(
     Raises:
         ModelError, PackError: as `SteeredModel.load`.
     """
-    began = time.perf_counter()
     budget = budget or Budget()
-    report = progress or untold
     path = resolve_model(model)
     with Model.load(path) as loaded:
         base = synthetic_pack(loaded) if pack is None else Pack.load(pack)
         check_model(base, loaded)
-        stages: list[tuple[str, Callable[[], Iterator[Measurement]]]] = [
+        stages: list[Stage] = [
             ("decoding", lambda: online.decoding(loaded, base, budget)),
             ("prefill", lambda: online.prefill(loaded, base, budget)),
             ("first token", lambda: online.first_token(loaded, base, budget)),
@@ -52,15 +47,6 @@ def bench(
             ("sizes", lambda: footprint.sizes(base)),
             ("start", footprint.start),
         ]
-        rows = in_stages(stages, report)
-        described = f"{loaded.name} {loaded.quantization} ({loaded.n_layer} blocks of {loaded.width})"
-    return Report(
-        model=described,
-        machine=machine(),
-        versions=versions(),
-        settings=f"threads: {default_threads()}, micro-batches of {MICRO_BATCH} tokens, "
-        f"{'C' if native_address() else 'pure Python'} node filter, {'synthetic pack' if pack is None else f'pack {base.manifest.name}'}, "
-        f"steered after block {steered_layer(base)}",
-        seconds=time.perf_counter() - began,
-        rows=rows,
-    )
+        used = "synthetic pack" if pack is None else f"pack {base.manifest.name}"
+        settings = f"micro-batches of {MICRO_BATCH} tokens, {used}, steered after block {steered_layer(base)}"
+        return measured(loaded, settings, stages, progress or untold)

@@ -6,7 +6,7 @@ import random
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
@@ -15,13 +15,12 @@ from typing import Any
 from fs_local.benchmark.figures import (
     Measurement,
     Report,
-    in_stages,
-    machine,
+    Stage,
+    measured,
     no_less,
     no_more,
     quartiles,
     second_turn_row,
-    versions,
 )
 from fs_local.benchmark.http_client import Answered, HttpClient
 from fs_local.benchmark.packs import held, steered_layer, synthetic_pack
@@ -30,9 +29,7 @@ from fs_local.benchmark.turns import Budget, Run, alternate
 from fs_local.engine import Engine, Request, Sampling
 from fs_local.model_files import resolve_model, served_name
 from fs_local.progress import Progress, untold
-from fs_local.runtime.context import default_threads
 from fs_local.runtime.model import Model
-from fs_local.runtime.node_filter import native_address
 
 CLIENTS = (1, 4, 8)
 _GOALS = {1: 0.97, 4: 0.95, 8: 0.95}
@@ -58,35 +55,24 @@ def bench_serving(
         ModelError: as `Model.load`.
         FsLocalError: a server that does not start, or does not answer.
     """
-    began = time.perf_counter()
     budget = budget or Budget()
-    report = progress or untold
     path = resolve_model(model)
     with tempfile.TemporaryDirectory(prefix="fs-local-") as folder, Model.load(path) as loaded, ExitStack() as stack:
         packs = write_packs(loaded, Path(folder))
         server = stack.enter_context(ServerProcess(path, packs, n_ctx=N_CTX, n_seq=max(CLIENTS)))
-        measured = Measured(loaded, served_name(path), server, against)
-        stages: list[tuple[str, Callable[[], Iterator[Measurement]]]] = [
-            ("clients", lambda: measured.clients(budget)),
-            ("first token", lambda: measured.first_token(budget)),
-            ("a token over HTTP", lambda: measured.token(budget)),
-            ("second turn", measured.second_turn),
-            ("memory", measured.memory),
+        beside = Beside(loaded, served_name(path), server, against)
+        stages: list[Stage] = [
+            ("clients", lambda: beside.clients(budget)),
+            ("first token", lambda: beside.first_token(budget)),
+            ("a token over HTTP", lambda: beside.token(budget)),
+            ("second turn", beside.second_turn),
+            ("memory", beside.memory),
         ]
-        rows = in_stages(stages, report)
-        described = f"{loaded.name} {loaded.quantization} ({loaded.n_layer} blocks of {loaded.width})"
-    return Report(
-        model=described,
-        machine=machine(),
-        versions=versions(),
-        settings=f"threads: {default_threads()}, {N_CTX} cells, {max(CLIENTS)} at once, "
-        f"{'C' if native_address() else 'pure Python'} node filter; against {against or 'nothing'}",
-        seconds=time.perf_counter() - began,
-        rows=rows,
-    )
+        settings = f"{N_CTX} cells, {max(CLIENTS)} at once; against {against or 'nothing'}"
+        return measured(loaded, settings, stages, progress or untold)
 
 
-class Measured:
+class Beside:
     """A server that runs, and perhaps another one beside it.
 
     Args:

@@ -26,11 +26,11 @@ def lesson_list(as_json: AsJson = False) -> None:
     """List the lessons that are kept on this machine."""
     from dataclasses import asdict
 
-    from fs_local.database import Database
     from fs_local.lessons import Lessons
     from fs_local.terminal import out
+    from fs_local.user_data import user_database
 
-    found = Lessons(Database()).all()
+    found = Lessons(user_database()).all()
     if as_json:
         print_json({"lessons": [asdict(summary) for summary in found]})
     else:
@@ -40,11 +40,11 @@ def lesson_list(as_json: AsJson = False) -> None:
 @app.command("show")
 def lesson_show(name: LessonName, as_json: AsJson = False) -> None:
     """Show a lesson's rows, what contradicts itself in them, and what is missing for a good fit."""
-    from fs_local.database import Database
     from fs_local.lessons import Lessons, contradictions, missing
     from fs_local.terminal import err, out
+    from fs_local.user_data import user_database
 
-    rows = Lessons(Database()).rows(name)
+    rows = Lessons(user_database()).rows(name)
     said = [*contradictions(rows), *missing(rows)]
     if as_json:
         print_json({"name": name, "rows": [row.as_dict() for row in rows], "notes": said})
@@ -67,16 +67,16 @@ def lesson_import(
 
     Example: fs-local lesson import tone pairs.jsonl
     """
-    from fs_local.database import Database
     from fs_local.errors import DataError
     from fs_local.lessons import Lessons, read_lesson
     from fs_local.terminal import out
+    from fs_local.user_data import user_database
 
     try:
         rows = read_lesson(file, file.read_bytes(), kind)
     except OSError as error:
         raise DataError(f"{file} can't be read: {error.strerror}") from error
-    lessons = Lessons(Database())
+    lessons = Lessons(user_database())
     if name not in [summary.name for summary in lessons.all()]:
         lessons.create(name)
     lessons.add(name, rows)
@@ -86,10 +86,10 @@ def lesson_import(
 @app.command("export")
 def lesson_export(name: LessonName) -> None:
     """Print a lesson as JSONL, for files of examples or for lesson import elsewhere."""
-    from fs_local.database import Database
     from fs_local.lessons import Lessons, lesson_text
+    from fs_local.user_data import user_database
 
-    print(lesson_text(Lessons(Database()).rows(name)), end="")
+    print(lesson_text(Lessons(user_database()).rows(name)), end="")
 
 
 def _lessons_table(lessons: Sequence[Summary]) -> Table:

@@ -230,8 +230,7 @@ class Worker:
 
     def _put_back(self, work: Work) -> None:
         """Makes a request wait again, with all that it has drawn; it is tried again when another one has gone."""
-        self._cells.remove(work.seq)
-        self._free.append(work.seq)
+        self._give_back(work.seq)
         self._leave(work)
         self.add(work)
         self._may_admit = False
@@ -289,10 +288,8 @@ class Worker:
         try:
             prefill.step()
         except ContextFullError:
-            if not self._cache.put_oldest_away():
-                if not self._decoding:
-                    raise
-                self._put_back(work)
+            if not self._has_made_room(work):
+                raise
             return
         finally:
             self._cells.settle()
@@ -325,10 +322,8 @@ class Worker:
         try:
             work.scoring.step(self._lend, self._give_back)
         except ContextFullError:
-            if not self._cache.put_oldest_away():
-                if not self._decoding:
-                    raise
-                self._put_back(work)
+            if not self._has_made_room(work):
+                raise
             return
         if work.scoring.is_done:
             self._scored(work)
@@ -343,8 +338,8 @@ class Worker:
         batch = list(self._decoding)
         try:
             self._step(batch)
-        except ContextFullError as error:
-            self._make_room(error)
+        except ContextFullError:
+            self._make_room()
         except Exception:
             for work in batch:  # whose fault it is shows when each is alone
                 if work.seq >= 0:
@@ -384,7 +379,15 @@ class Worker:
             self._end(work)
         return work.seq >= 0
 
-    def _make_room(self, error: ContextFullError) -> None:
+    def _has_made_room(self, work: Work) -> bool:
+        """After a prompt found no cells: gives up what is kept, else lets the prompt wait for those who decode; False if there are none."""
+        if not self._cache.put_oldest_away():
+            if not self._decoding:
+                return False
+            self._put_back(work)
+        return True
+
+    def _make_room(self) -> None:
         """After the cells were used up: gives up what is kept, else the newest sequence, which is prefilled again later."""
         self._cells.settle()
         if self._cells.free >= len(self._decoding) or self._cache.put_oldest_away():

@@ -252,7 +252,7 @@ class Runner:
             )
             for r, d in zip(requests, decided, strict=True)
         ]
-        known = {k: r for k in keys if (r := self._store.get(k)) is not None}
+        known = self._store.find(keys)
         first_rows = {k: i for i, k in reversed(list(enumerate(keys)))}
         order = sorted(first_rows.values(), key=lambda i: (bool(decided[i].additions), len(requests[i].prompt), i))
         groups: list[list[int]] = []
@@ -264,10 +264,9 @@ class Runner:
         for group in missing:
             engine.forget()
             computed = compute(engine, [requests[i] for i in group], [decided[i].additions for i in group])
-            for i, result in zip(group, computed, strict=True):
-                if keys[i] not in known:
-                    known[keys[i]] = result
-                    self._store.put(keys[i], result)
+            new = {keys[i]: result for i, result in zip(group, computed, strict=True) if keys[i] not in known}
+            self._store.put(new)
+            known |= new
             done += len(group)
             self._report(what, done, len(order))
         return [known[k] for k in keys]

@@ -16,7 +16,6 @@ from starlette.routing import Match, Mount
 from starlette.staticfiles import StaticFiles
 from starlette.types import Receive, Scope, Send
 
-from fs_local.database import Database
 from fs_local.errors import FsLocalError
 from fs_local.server import (
     ollama,
@@ -41,6 +40,7 @@ from fs_local.server.fits import Fits
 from fs_local.server.operation import Metrics, Watched
 from fs_local.server.security import Guard
 from fs_local.server.settings import ServerSettings
+from fs_local.user_data import user_database
 from fs_local.version import __version__
 
 _STATUSES = {
@@ -73,7 +73,7 @@ def create_app(backend: Backend, settings: ServerSettings) -> FastAPI:
         responses={status: {"description": text} for status, text in _STATUSES.items()},
     )
     app.state.backend, app.state.metrics, app.state.started = backend, Metrics(), anyio.Event()
-    app.state.database, app.state.fits = Database(), Fits(backend)
+    app.state.database, app.state.fits = user_database(), Fits(backend)
     for part in (
         openai_chat,
         openai_completions,

@@ -19,11 +19,11 @@ from typing import Literal
 
 import psutil
 
-from fs_local.database import data_folder
 from fs_local.errors import FsLocalError
 from fs_local.files import replace_file
 from fs_local.lessons import LessonRow, write_examples
 from fs_local.server.backend import Backend, ServedPack
+from fs_local.user_data import data_folder
 
 How = Literal["quick", "usual", "thorough"]
 COMMAND = (sys.executable, "-m", "cli", "fit")

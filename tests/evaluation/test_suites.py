@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+import sqlite3
 from pathlib import Path
 
 import numpy as np
@@ -147,11 +149,17 @@ def test_each_row_has_the_drift_of_its_own_steering(tiny: Model) -> None:
 
 def test_closed_rows_are_the_unsteered_ones_in_any_scope(tiny: Model, tmp_path: Path) -> None:
     vector = synthetic_pack(tiny, "open", layer=3, gate_layer=2).experts.prototypes[0]
-    runner = Runner(tiny, Store(tmp_path / "kept.jsonl"))
+    path = tmp_path / "kept.sqlite3"
+
+    def n_kept() -> int:
+        with sqlite3.connect(path) as db:
+            return int(db.execute("select count(*) from result").fetchone()[0])
+
+    runner = Runner(tiny, Store(path))
     requests = runner.requests([Query.of(text) for text in ("What is two plus two?", "Name a colour.")])
     closed, opened = KeptDecision(0.0, {}), KeptDecision(1.0, {3: vector})
     plain = runner.answers(requests, [closed, closed], 4)
-    lines = len((tmp_path / "kept.jsonl").read_text().splitlines())
+    before = n_kept()
     (again, steered), (kept, _) = (
         r.answers(requests, [closed, opened], 4, scope="generation") for r in (Runner(tiny), runner)
     )
@@ -159,7 +167,7 @@ def test_closed_rows_are_the_unsteered_ones_in_any_scope(tiny: Model, tmp_path: 
     assert again.log_probability == pytest.approx(plain[0].log_probability, abs=1e-3)
     assert steered.tokens != plain[1].tokens
     assert kept == plain[0]
-    assert len((tmp_path / "kept.jsonl").read_text().splitlines()) == lines + 1  # only the open row was evaluated
+    assert n_kept() == before + 1  # only the open row was evaluated
 
 
 def test_an_empty_answer_is_as_probable_as_ending_at_once(smollm2: Model) -> None:
@@ -231,17 +239,17 @@ def test_too_long_rows_are_refused_before_anything_is_evaluated(tiny: Model) -> 
 
 def test_a_stopped_evaluation_goes_on(tiny: Model, tmp_path: Path) -> None:
     rows = read_suite("refusal", DATA / "unseen_ir.jsonl", limit=2)
-    first = SUITES["refusal"](Runner(tiny, Store(tmp_path / "results.jsonl")), rows, None)
-    lines = (tmp_path / "results.jsonl").read_bytes()
+    whole, half = tmp_path / "results.sqlite3", tmp_path / "half.sqlite3"
+    first = SUITES["refusal"](Runner(tiny, Store(whole)), rows, None)
     told: list[str] = []
-    runner = Runner(tiny, Store(tmp_path / "results.jsonl"), lambda what, _done, _total: told.append(what))
-    again = SUITES["refusal"](runner, rows, None)
-    assert again == first
-    # half of it done: the other half comes out as it would have
-    (tmp_path / "half.jsonl").write_bytes(lines[: len(lines) // 2])
-    assert SUITES["refusal"](Runner(tiny, Store(tmp_path / "half.jsonl")), rows, None) == first
-    assert (tmp_path / "results.jsonl").read_bytes() == lines
+    runner = Runner(tiny, Store(whole), lambda what, _done, _total: told.append(what))
+    assert SUITES["refusal"](runner, rows, None) == first
     assert not told
+    # half of it done: the other half comes out as it would have
+    shutil.copy(whole, half)
+    with sqlite3.connect(half) as db:
+        assert db.execute("delete from result where rowid % 2 = 0").rowcount
+    assert SUITES["refusal"](Runner(tiny, Store(half)), rows, None) == first
 
 
 def test_compare_measures_all_packs_and_their_frontier(tiny: Model, questions: Path, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from fs_local import DataError, Examples, FitError, FitOptions, FsLocalError, Pack, Steer, SteeredModel, fit
 from fs_local.arrays import F32
-from fs_local.demo import DATA
+from fs_local.demo import DATA, demo_examples
 from fs_local.examples import Query, read_queries
 from fs_local.fitting.methods import Made, Rowed, fit_experts
 from fs_local.fitting.trials import Trials
@@ -19,12 +19,23 @@ from fs_local.fitting.twins import groups_of
 from fs_local.generation import GenerationOptions
 from fs_local.method.rivals import NullSpaceMap
 from fs_local.method.rows import Rows
-from fs_local.refusals import is_refusal
+from fs_local.refusals import is_refusal, refusal_pairs
 from fs_local.runtime.model import Model
 
 
-def test_a_pack_steers_unseen_ir_queries_and_leaves_general_ones(fitted: Pack) -> None:
-    with SteeredModel.load("smollm2", [fitted]) as model, SteeredModel.load("smollm2") as unsteered:
+def test_a_pack_steers_unseen_ir_queries_leaves_general_ones_and_says_how_it_was_made(smollm2: Model) -> None:
+    """One test, since a real refusal pack takes half a minute: layers, strength and residual given, all else chosen by the fit."""
+    shipped = demo_examples()
+    pairs = refusal_pairs([p.query for p in shipped.pairs[::3]])  # as few as it needs to refuse, with short answers
+    examples = Examples(pairs, general={"general": shipped.general["general"][::3]}, files=shipped.files)
+    options = FitOptions(background=False, name="refusal", layers=(10,), gate_layer=15, strength=1.3, residual_rank=0)
+    pack = fit(smollm2, examples, options).pack
+    says_what_was_done(pack, examples)
+    steers_ir_queries_alone(pack)
+
+
+def steers_ir_queries_alone(pack: Pack) -> None:
+    with SteeredModel.load("smollm2", [pack]) as model, SteeredModel.load("smollm2") as unsteered:
         ir, general = (list(read_queries(DATA / f"{name}.jsonl")[0]) for name in ("unseen_ir", "unseen_general"))
         steered, plain = (m.generate_many(ir, GenerationOptions(max_tokens=24)) for m in (model, unsteered))
         assert np.mean([c.decisions[0].is_open for c in steered]) > 0.8
@@ -37,11 +48,11 @@ def test_a_pack_steers_unseen_ir_queries_and_leaves_general_ones(fitted: Pack) -
             assert model.generate(q, short, steered=exact).text == unsteered.generate(q, short, steered=exact).text
 
 
-def test_the_manifest_says_what_was_done(fitted: Pack, refusal_examples: Examples) -> None:
-    m = fitted.manifest
+def says_what_was_done(pack: Pack, examples: Examples) -> None:
+    m = pack.manifest
     assert (m.steer.layers, m.gate.layers, m.steer.strength, m.method) == ([10], [15], 1.3, "finesteer")
-    assert m.data["pairs"].sha256 == refusal_examples.files["pairs"].sha256  # type: ignore[index]
-    assert sum(e.pairs for e in m.experts) == pytest.approx(0.8 * 0.85 * len(refusal_examples.pairs), abs=1.5)
+    assert m.data["pairs"].sha256 == examples.files["pairs"].sha256  # type: ignore[index]
+    assert sum(e.pairs for e in m.experts) == pytest.approx(0.8 * 0.85 * len(examples.pairs), abs=1.5)
     assert all(e.queries for e in m.experts)
     assert m.figures.open_ir is not None
     assert m.figures.open_ir > 0.7

@@ -12,12 +12,12 @@ import httpx
 import psutil
 import pytest
 
-from fs_local.database import Database
 from fs_local.examples import Query, read_pairs
 from fs_local.lessons import LessonRow, Lessons
 from fs_local.pack.file import Pack
 from fs_local.server.backend import Backend
 from fs_local.server.fits import Fits
+from fs_local.user_data import user_database
 from tests.server.fake_engine import pack_file
 from tests.server.serving import client, fake_backend, serving
 
@@ -78,7 +78,7 @@ def fitting(tmp_path: Path, own_data: Path) -> Iterator[Fitting]:
     (tmp_path / "child.py").write_text(CHILD)
     for name, strength in (("first", 1.0), ("second", 2.0)):
         pack_file(tmp_path, "tone", strength).rename(tmp_path / name)
-    lessons = Lessons(Database())
+    lessons = Lessons(user_database())
     lessons.create("tone")
     lessons.add("tone", [LessonRow("pair", Query.of(f"query {i}"), ("yes",), ("no",)) for i in range(8)])
     backend, _ = fake_backend(tmp_path, [])

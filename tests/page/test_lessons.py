@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 import cli
-from fs_local.database import Database
 from fs_local.errors import DataError
 from fs_local.examples import Query, read_pairs, read_queries
 from fs_local.lessons import (
@@ -29,6 +28,7 @@ from fs_local.lessons import (
     read_lesson_examples,
     write_examples,
 )
+from fs_local.user_data import user_database
 
 
 def pair(query: str, preferred: str = "yes", undesired: str = "no") -> LessonRow:
@@ -57,12 +57,12 @@ def test_what_is_exported_is_imported_the_same(some: list[LessonRow]) -> None:
 
 
 def test_rows_are_kept_changed_and_removed(tmp_path: Path) -> None:
-    lessons = Lessons(Database(tmp_path / "kept.sqlite3"))
+    lessons = Lessons(user_database(tmp_path / "kept.sqlite3"))
     lessons.create("tone")
     first, second = lessons.add("tone", [pair("a"), pair("b")])
     lessons.change("tone", first, pair("c"))
     lessons.remove_row("tone", second)
-    [kept] = Lessons(Database(tmp_path / "kept.sqlite3")).rows("tone")
+    [kept] = Lessons(user_database(tmp_path / "kept.sqlite3")).rows("tone")
     assert (kept.query.text, kept.id) == ("c", first)
     lessons.rename("tone", "manner")
     assert [s.name for s in lessons.all()] == ["manner"]
@@ -73,7 +73,7 @@ def test_rows_are_kept_changed_and_removed(tmp_path: Path) -> None:
 
 def test_all_rows_are_added_or_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fs_local.lessons.MAX_ROWS", 3)
-    lessons = Lessons(Database(tmp_path / "kept.sqlite3"))
+    lessons = Lessons(user_database(tmp_path / "kept.sqlite3"))
     lessons.create("a")
     lessons.add("a", [pair("1"), pair("2")])
     with pytest.raises(DataError, match="at most 3 rows"):
@@ -84,7 +84,7 @@ def test_all_rows_are_added_or_none(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 @pytest.mark.parametrize("name", ["", " ", "a\nb", "x" * 201, "a/b", ".."])
 def test_names_that_are_none(tmp_path: Path, name: str) -> None:
     with pytest.raises(DataError, match="1 to 200 characters"):
-        Lessons(Database(tmp_path / "kept.sqlite3")).create(name)
+        Lessons(user_database(tmp_path / "kept.sqlite3")).create(name)
 
 
 def test_contradictions_are_named() -> None:
@@ -133,7 +133,7 @@ def test_a_fit_reads_how_answers_begin(tmp_path: Path) -> None:
 
 
 def test_a_lesson_becomes_examples(own_data: Path) -> None:
-    lessons = Lessons(Database())
+    lessons = Lessons(user_database())
     lessons.create("a")
     lessons.add("a", [pair(f"query {i}") for i in range(7)])
     with pytest.raises(DataError, match="At least 1 more"):
@@ -165,42 +165,44 @@ def test_a_file_that_is_no_database_is_named_and_left(tmp_path: Path) -> None:
     path = tmp_path / "kept.sqlite3"
     path.write_text("this is something else, and long enough to be read as a header " * 20)
     before = path.read_bytes()
-    with pytest.raises(DataError, match=r"kept.sqlite3 in the data folder can't be used"):
-        Lessons(Database(path)).all()
+    with pytest.raises(
+        DataError, match=r"kept.sqlite3 in the data folder is damaged \(file is not a database\); move it away"
+    ):
+        Lessons(user_database(path)).all()
     assert path.read_bytes() == before
 
 
 def test_a_full_disk_is_named_and_nothing_is_lost(tmp_path: Path) -> None:
     path = tmp_path / "kept.sqlite3"
-    Lessons(Database(path)).create("a")
-    Lessons(Database(path)).add("a", [pair("kept")])
+    Lessons(user_database(path)).create("a")
+    Lessons(user_database(path)).add("a", [pair("kept")])
     script = """
 import resource, signal, sys
 from pathlib import Path
-from fs_local.database import Database
+from fs_local.user_data import user_database
 from fs_local.errors import DataError
 from fs_local.examples import Query
 from fs_local.lessons import LessonRow, Lessons
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (65536, 65536))
 try:
-    Lessons(Database(Path(sys.argv[1]))).add("a", [LessonRow("pair", Query.of("x" * 1000), ("y" * 1000,), ("z",))] * 500)
+    Lessons(user_database(Path(sys.argv[1]))).add("a", [LessonRow("pair", Query.of("x" * 1000), ("y" * 1000,), ("z",))] * 500)
 except DataError as error:
     print(error)
 """
     said = subprocess.run([sys.executable, "-c", script, str(path)], capture_output=True, text=True, check=True)
     assert "what was kept before stays" in said.stdout, said.stderr
-    assert [row.query.text for row in Lessons(Database(path)).rows("a")] == ["kept"]
+    assert [row.query.text for row in Lessons(user_database(path)).rows("a")] == ["kept"]
 
 
 def test_two_processes_write_at_once(tmp_path: Path) -> None:
     path = tmp_path / "kept.sqlite3"
-    Lessons(Database(path)).create("a")
+    Lessons(user_database(path)).create("a")
     with sqlite3.connect(path) as other:
         assert other.execute("pragma journal_mode").fetchone() == ("wal",)
         other.execute("select * from lesson").fetchall()
-        Lessons(Database(path)).add("a", [pair("b")])
-    assert len(Lessons(Database(path)).rows("a")) == 1
+        Lessons(user_database(path)).add("a", [pair("b")])
+    assert len(Lessons(user_database(path)).rows("a")) == 1
 
 
 def test_the_command_line(own_data: Path, tmp_path: Path) -> None:

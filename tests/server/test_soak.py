@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 
 from fs_local.benchmark.server_process import ServerProcess
-from fs_local.benchmark.serving import Measured, write_packs
+from fs_local.benchmark.serving import Beside, write_packs
 from fs_local.engine import Engine, Steer
 from fs_local.model_files import resolve_model
 from fs_local.pack.file import Pack
@@ -48,7 +48,7 @@ def test_memory_does_not_grow_with_requests(tiny: Path, tmp_path: Path) -> None:
         Model.load(tiny) as model,
         ServerProcess(tiny, write_packs(model, tmp_path), n_ctx=2048, n_seq=CLIENTS) as server,
     ):
-        (row,) = Measured(model, "tiny", server, None).memory()
+        (row,) = Beside(model, "tiny", server, None).memory()
     assert row.met, f"{row.value:.1f} MB more"
 
 
