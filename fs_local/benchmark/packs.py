@@ -9,7 +9,7 @@ import numpy as np
 from fs_local.arrays import F32
 from fs_local.method.folded import Experts, Gate, constant_experts, open_gate
 from fs_local.pack.file import Pack
-from fs_local.pack.manifest import ExpertAbout, Figures, GateSettings, Manifest, SteerSettings
+from fs_local.pack.manifest import ExpertAbout, Figures, GateSettings, Manifest, Scope, SteerSettings
 from fs_local.runtime.model import Model
 from fs_local.steering import identity
 
@@ -19,7 +19,7 @@ WIDE = 4096
 _OPEN, _CLOSED = 30.0, -30.0
 
 
-def synthetic_pack(model: Model, name: str = "synthetic", seed: int = 0) -> Pack:
+def synthetic_pack(model: Model, name: str = "synthetic", seed: int = 0, scope: Scope = "all") -> Pack:
     """A pack of the model's shape that steers by noise too small to matter; other noise with another seed."""
     layer = max(1, model.n_layer // 3)
     gate, experts = synthetic_arrays(model.width, seed)
@@ -28,7 +28,7 @@ def synthetic_pack(model: Model, name: str = "synthetic", seed: int = 0) -> Pack
         fitted_by="fs-local bench",
         model=identity(model),
         gate=GateSettings(kind=gate.kind, layers=[layer], edge=gate.edge, decay=gate.decay, intercept=gate.intercept),
-        steer=SteerSettings(layers=[layer], strength=1.0, scope="all"),
+        steer=SteerSettings(layers=[layer], strength=1.0, scope=scope),
         experts=[ExpertAbout(pairs=1, queries=[])] * N_EXPERTS,
         data={},
         figures=Figures(),

@@ -28,10 +28,15 @@ from fs_local.benchmark.server_process import ServerProcess
 from fs_local.benchmark.turns import Budget, Run, alternate
 from fs_local.engine import Engine, Request, Sampling
 from fs_local.model_files import resolve_model, served_name
+from fs_local.pack.manifest import Scope
 from fs_local.progress import Progress, untold
 from fs_local.runtime.model import Model
 
 CLIENTS = (1, 4, 8)
+SCOPES: dict[Scope, str] = {
+    "turn": "from its message on",  # what comes before is shared by all requests, as an unsteered server shares it
+    "all": "its whole prompt",
+}
 _GOALS = {1: 0.97, 4: 0.95, 8: 0.95}
 TOKENS, N_CTX = 64, 8192
 SHORT, LONG = 128, 1024
@@ -87,17 +92,17 @@ class Beside:
     def clients(self, budget: Budget) -> Iterator[Measurement]:
         """Clients that each stream an answer to a query of their own, at the same time, each steered by another vector."""
         for n in CLIENTS:
-            ours = [self._ours(f":{_open(i)}") for i in range(n)]
-            theirs = [self._theirs() for _ in range(n)]
-            rounds = self._rounds([ours, theirs] if self._against else [ours], budget)
+            sides = [[self._ours(f":{_open(i, scope)}") for i in range(n)] for scope in SCOPES]
+            theirs = [[self._theirs() for _ in range(n)]] if self._against else []
+            rounds = self._rounds([*sides, *theirs], budget)
             rates = [[_together(answers) for answers in of] for of in rounds]
-            what = f"{n} client{'s' if n > 1 else ''}, gates open, each another vector"
-            if self._against:
-                yield no_less(what, rates[0], rates[1], _GOALS[n], "tokens/s", self._against)
-            else:
-                yield Measurement(
-                    what, "", "tokens/s", statistics.median(rates[0]), "", None, spread=quartiles(rates[0])
-                )
+            for scope, of_scope in zip(SCOPES, rates, strict=False):
+                what = f"{n} client{'s' if n > 1 else ''}, each steered by another vector, {SCOPES[scope]}"
+                if self._against:
+                    yield no_less(what, of_scope, rates[-1], _GOALS[n], "tokens/s", self._against)
+                else:
+                    spread = quartiles(of_scope)
+                    yield Measurement(what, "", "tokens/s", statistics.median(of_scope), "", None, spread=spread)
         shares = [[min(a.rate for a in answers) / max(a.rate for a in answers) for answers in of] for of in rounds]
         share = statistics.median(shares[0])
         yield Measurement(
@@ -107,7 +112,7 @@ class Beside:
             share,
             f"≥ {_FAIR:g}",
             share >= _FAIR,
-            statistics.median(shares[1]) if self._against else None,
+            statistics.median(shares[-1]) if self._against else None,
             spread=quartiles(shares[0]),
             pairs=len(shares[0]),
         )
@@ -180,7 +185,7 @@ class Beside:
         """What the second turn evaluates, whose whole history is sent again: what is new; after a steered turn, all of it."""
         for name, opened, question in (
             (CLOSED, False, "Name three rivers."),
-            (_open(0), True, "Tell me of three rivers."),
+            (_open(0, "all"), True, "Tell me of three rivers."),
         ):
             ours = self._ours(f":{name}")
             messages = [{"role": "user", "content": question}]
@@ -273,7 +278,7 @@ class Beside:
 
     def _many_requests(self, client: int, n: int, ends: float) -> int:
         rng, done = random.Random(client), 0
-        clients = [self._ours(name) for name in (f":{_open(client)}", f":{CLOSED}", ":unsteered")]
+        clients = [self._ours(name) for name in (f":{_open(client, 'turn')}", f":{CLOSED}", ":unsteered")]
         while done < n and time.monotonic() < ends:
             chosen, messages = rng.choice(clients), self._messages(rng.randrange(1000) + 1000 * client)
             if done % 10 == 9:
@@ -291,16 +296,21 @@ def _together(answers: Sequence[Answered]) -> float:
     return sum(a.tokens for a in answers) / (max(a.ended for a in answers) - min(a.began for a in answers))
 
 
-def _open(client: int) -> str:
-    return f"open{client}"
+def _open(client: int, scope: Scope) -> str:
+    return f"open{client}-{scope}"
 
 
 def write_packs(model: Model, folder: Path) -> list[Path]:
-    """A pack a client, whose gate is held open, each with vectors of its own, and one whose gate is held closed."""
-    names = {**{_open(i): True for i in range(max(CLIENTS))}, CLOSED: False}
-    paths = []
-    for seed, (name, opened) in enumerate(names.items()):
-        pack = synthetic_pack(model, name, seed)
-        paths.append(folder / f"{name}.fspack")
-        held(pack, opened, steered_layer(pack)).save(paths[-1])
+    """A pack a client and scope, whose gate is held open, each with vectors of its own, and one whose gate is held closed."""
+    packs = [
+        held(pack, True, steered_layer(pack))
+        for i in range(max(CLIENTS))
+        for scope in SCOPES
+        for pack in [synthetic_pack(model, _open(i, scope), i, scope)]
+    ]
+    closed = synthetic_pack(model, CLOSED)
+    packs.append(held(closed, False, steered_layer(closed)))
+    paths = [folder / f"{pack.manifest.name}.fspack" for pack in packs]
+    for pack, path in zip(packs, paths, strict=True):
+        pack.save(path)
     return paths

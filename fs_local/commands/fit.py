@@ -84,7 +84,10 @@ def fit(
     experts: Annotated[str, typer.Option(help="K: a number, or auto.")] = "auto",
     residual: Annotated[str, typer.Option(help="Rank of the residual: a number (0: none), or auto.")] = "auto",
     scope: Annotated[
-        Literal["all", "prompt", "generation"], typer.Option(help="all (prompt and generation), prompt, or generation.")
+        Literal["all", "turn", "prompt", "generation"],
+        typer.Option(
+            help="What an open gate steers: all (prompt and generation), turn (from the current user message on), prompt, or generation."
+        ),
     ] = "all",
     lesson: Annotated[
         Optional[str], typer.Option(help="A lesson's name, in place of files; fs-local lesson list shows them.")

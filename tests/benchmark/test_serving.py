@@ -32,8 +32,11 @@ def test_every_figure_is_there_beside_another_server(tiny_path: Path) -> None:
     assert said == ["clients", "first token", "a token over HTTP", "second turn", "memory", "done"]
     rows = {r.what: r for r in report.rows}
     assert list(rows) == [
-        "1 client, gates open, each another vector",
-        "3 clients, gates open, each another vector",
+        *(
+            f"{n}, each steered by another vector, {where}"
+            for n in ("1 client", "3 clients")
+            for where in ("from its message on", "its whole prompt")
+        ),
         "slowest over fastest of 3 clients",
         "first token after 12 new tokens, gate closed: later by",
         "first token after 90 new tokens, gate closed",
@@ -52,7 +55,7 @@ def test_every_figure_is_there_beside_another_server(tiny_path: Path) -> None:
 def test_without_another_server_speeds_are_told_and_not_judged(tiny_path: Path) -> None:
     report = bench_serving(str(tiny_path), None, Budget(0.0))
     speeds = [r for r in report.rows if "client" in r.what or "first token" in r.what]
-    assert len(speeds) == 5
+    assert len(speeds) == 7
     assert all(r.met is None for r in speeds if not r.what.startswith("slowest"))
 
 
