@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from sklearn.utils.extmath import randomized_svd
 
 from converters.layers import check_held, ranges
-from converters.parts import Parts
+from converters.pack_of_parts import PackParts
 from fs_local.arrays import F32
 from fs_local.errors import DataError
 from fs_local.method.folded import linear_experts, open_gate
@@ -37,7 +37,7 @@ def matches(file: TensorFile) -> bool:
     return len(file.tensors) == 1 and len(next(iter(file.tensors.values())).shape) == 3
 
 
-def read(file: TensorFile, layers: frozenset[int] | None) -> Parts:
+def read(file: TensorFile, layers: frozenset[int] | None) -> PackParts:
     """Reads one layer's matrix.
 
     Args:
@@ -70,7 +70,7 @@ def read(file: TensorFile, layers: frozenset[int] | None) -> Parts:
         )
     inner, outer, error = low_rank(matrix, TOLERANCE)
     others = [n for n in _with_matrix(matrices) if n != layer]
-    return Parts(
+    return PackParts(
         method="alphasteer",
         gate=open_gate(d),
         gate_layers=[layer - 1],

@@ -20,7 +20,7 @@ from typing import Literal
 import numpy as np
 
 from converters.layers import ranges
-from converters.parts import Parts, parts_of
+from converters.pack_of_parts import PackParts, vector_parts
 from converters.vectors import Vectors
 from fs_local.errors import DataError
 from fs_local.method.folded import Gate
@@ -45,7 +45,7 @@ class Condition:
     comparison: Comparison = "mean"
 
 
-def conditional(behaviour: Vectors, path: Path, directions: Vectors, condition: Condition) -> Parts:
+def conditional(behaviour: Vectors, path: Path, directions: Vectors, condition: Condition) -> PackParts:
     """A behaviour vector, and the gate that its condition makes.
 
     Args:
@@ -69,7 +69,7 @@ def conditional(behaviour: Vectors, path: Path, directions: Vectors, condition: 
     if not c.any():
         raise DataError(f"{condition.path} has only zeros for layer {condition.layer}, which nothing is similar to")
     above = condition.comparator == "smaller"
-    plain = parts_of(behaviour, path)
+    plain = vector_parts(behaviour, path)
     gate = Gate(
         kind="cosine_above" if above else "cosine_below",
         mean=np.zeros_like(c),
@@ -86,7 +86,7 @@ def conditional(behaviour: Vectors, path: Path, directions: Vectors, condition: 
         lost.append(
             f"that layers {ranges(early)} leave the prompt alone, being before the condition's: the pack steers the prompt there too"
         )
-    return Parts(
+    return PackParts(
         method="cast",
         gate=gate,
         gate_layers=[block],

@@ -12,7 +12,7 @@ from converters.cast import Condition
 from converters.formats import Content, Format, recognize, target_format, writes_packs
 from converters.layers import parse_layers
 from converters.onnx_file import Dtype
-from converters.parts import Parts, as_pack, check_fits, parts_of
+from converters.pack_of_parts import PackParts, as_pack, check_fits, vector_parts
 from converters.vectors import Vectors, model_identity
 from fs_local.errors import DataError
 from fs_local.files import replace_file, replace_folder
@@ -79,7 +79,7 @@ def convert(
     if identity is not None:
         _check_model(content, identity, source)
     if query is not None:
-        if isinstance(content, Parts):
+        if isinstance(content, PackParts):
             content = _pack_of(content, identity, source, reader)
         content = _for_query(content, source, model, query)
     data, lost = write(content, lambda found: _pack_of(found, identity, source, reader))
@@ -90,7 +90,7 @@ def convert(
     return Conversion(reader.name, writer.name, target, len(data), lost)
 
 
-def _conditional(content: Content, source: Path, reader: Format, condition: Condition) -> Parts:
+def _conditional(content: Content, source: Path, reader: Format, condition: Condition) -> PackParts:
     for path, name in ((source, reader.name), (condition.path, recognize(condition.path)[0].name)):
         if name != "svec":
             raise DataError(f"{path} is {name}; --condition joins two files of activation-steering (.svec)")
@@ -111,10 +111,10 @@ def read_pack(source: Path, model: Path) -> Pack:
     return content if isinstance(content, Pack) else _pack_of(content, identity, source, reader)
 
 
-def _pack_of(found: Vectors | Parts, identity: ModelIdentity | None, source: Path, reader: Format) -> Pack:
+def _pack_of(found: Vectors | PackParts, identity: ModelIdentity | None, source: Path, reader: Format) -> Pack:
     if identity is None:
         raise DataError("a pack belongs to one model, and vectors do not say which; give its file with --model")
-    parts = parts_of(found, source) if isinstance(found, Vectors) else found
+    parts = vector_parts(found, source) if isinstance(found, Vectors) else found
     return as_pack(parts, identity, name=source.stem or reader.name, source=reader.title)
 
 
@@ -130,8 +130,8 @@ def _for_query(content: Content, source: Path, model: str | None, query: str) ->
 
 def _check_model(content: Content, identity: ModelIdentity, source: Path) -> None:
     if isinstance(content, Vectors):
-        check_fits(parts_of(content, source), identity)
-    elif isinstance(content, Parts):
+        check_fits(vector_parts(content, source), identity)
+    elif isinstance(content, PackParts):
         check_fits(content, identity)
     else:
         content.check_model(identity)

@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from converters.parts import Parts
+from converters.pack_of_parts import PackParts
 from fs_local.errors import DataError
 from fs_local.method.folded import Experts, open_gate
 from fs_local.tensor_file import TensorFile, converted_types
@@ -39,7 +39,7 @@ def matches(file: TensorFile) -> bool:
     return len(found & {*_NAMES, *_BETA}) >= 2
 
 
-def read(file: TensorFile, layers: frozenset[int] | None) -> Parts:
+def read(file: TensorFile, layers: frozenset[int] | None) -> PackParts:
     """Reads and folds a checkpoint.
 
     Args:
@@ -94,7 +94,7 @@ def read(file: TensorFile, layers: frozenset[int] | None) -> Parts:
         )
     if not all(np.isfinite(a).all() for a in (experts.prototypes, experts.routing, experts.routing_bias)):
         raise DataError(f"{path} has weights so large that their products are not finite")
-    return Parts(
+    return PackParts(
         method="finesteer",
         gate=open_gate(sides["d"]),
         gate_layers=[layer - 1],

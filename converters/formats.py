@@ -20,15 +20,15 @@ from converters import (
     torch_file,
     torch_folder,
 )
-from converters.parts import Parts
+from converters.pack_of_parts import PackParts
 from converters.vectors import Vectors, constant_part
 from fs_local.errors import DataError
 from fs_local.pack.file import SUFFIX, Pack
 from fs_local.tensor_file import Container, TensorFile, container, open_npz, open_safetensors
 
 _HEAD_BYTES = 512
-Content = Vectors | Parts | Pack
-PackOf = Callable[[Vectors | Parts], Pack]
+Content = Vectors | PackParts | Pack
+PackOf = Callable[[Vectors | PackParts], Pack]
 Layers = frozenset[int] | None
 """Layers that are wanted, as the source counts them; None for all."""
 Written = tuple[bytes | dict[str, bytes], tuple[str, ...]]
@@ -124,7 +124,7 @@ def _writes_vectors(write: Callable[[Vectors], Written]) -> Write:
     def write_content(content: Content, pack_of: PackOf) -> Written:
         vectors = content if isinstance(content, Vectors) else constant_part(_pack(content, pack_of))
         data, lost = write(vectors)
-        return data, (content.lost if isinstance(content, Parts) else ()) + vectors.lost + lost
+        return data, (content.lost if isinstance(content, PackParts) else ()) + vectors.lost + lost
 
     return write_content
 

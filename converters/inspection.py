@@ -9,7 +9,7 @@ import numpy as np
 
 from converters.formats import Format, recognize
 from converters.layers import ranges
-from converters.parts import Parts
+from converters.pack_of_parts import PackParts
 from converters.vectors import Vectors
 from fs_local.pack.file import Pack
 
@@ -91,7 +91,7 @@ def _of_vectors(reader: Format, size: int, found: Vectors) -> About:
     )
 
 
-def _of_parts(reader: Format, size: int, found: Parts) -> About:
+def _of_parts(reader: Format, size: int, found: PackParts) -> About:
     return About(
         reader.name,
         reader.title,

@@ -21,8 +21,9 @@ from fs_local.generation import GenerationOptions
 from fs_local.lessons import Kind, LessonRow, Lessons, can_fit, checked_name, contradictions, missing
 from fs_local.runtime.template import Message
 from fs_local.steered_model import SteeredModel
-from fs_local.terminal import decision_json, decision_line, explain, out
+from fs_local.terminal import out
 from fs_local.user_data import user_database
+from fs_local.why import decision_json, decision_line, explain
 
 CORRECTIONS = "corrections"
 """The lesson where corrections go, here as in the page, until another is chosen."""

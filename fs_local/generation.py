@@ -43,7 +43,7 @@ class GenerationOptions:
         if self.max_tokens < 1:
             raise FsLocalError("max-tokens must be 1 or more")
         if not all(self.stop):
-            raise FsLocalError("a stop text must not be empty")
+            raise FsLocalError("a stop string must not be empty")
 
 
 @dataclass(frozen=True)

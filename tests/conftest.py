@@ -13,7 +13,7 @@ from fs_local.background import background
 from fs_local.demo import DATA, demo_examples
 from fs_local.examples import Query, read_queries
 from fs_local.fitting import Examples, FitOptions, fit
-from fs_local.fitting.queries import shipped
+from fs_local.fitting.gate_queries import shipped
 from fs_local.model_files import resolve_model
 from fs_local.pack.file import Pack
 from fs_local.runtime.context import Context
@@ -125,7 +125,7 @@ def few_examples() -> Examples:
 def small_background(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Three queries of each kind of the background: what a fit does with thousands takes minutes."""
     few = {kind: queries[:3] for kind, queries in background().items()}
-    monkeypatch.setattr("fs_local.fitting.queries.background", lambda: few)
+    monkeypatch.setattr("fs_local.fitting.gate_queries.background", lambda: few)
     shipped.cache_clear()
     yield
     shipped.cache_clear()

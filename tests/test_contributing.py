@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from converters import formats
 from converters.conversion import convert
 from converters.formats import Content, Format
-from converters.parts import Parts
+from converters.pack_of_parts import PackParts
 from converters.vectors import Vectors
 from fs_local import evaluate_packs, read_files
 from fs_local.demo import DATA
@@ -39,7 +39,7 @@ def test_a_suite(tiny: Model, tiny_pack: Pack, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_a_format(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def write(content: Content, _pack: Callable[[Vectors | Parts], Pack]) -> tuple[bytes, tuple[str, ...]]:
+    def write(content: Content, _pack: Callable[[Vectors | PackParts], Pack]) -> tuple[bytes, tuple[str, ...]]:
         assert isinstance(content, Vectors)
         return json.dumps({layer: v.tolist() for layer, v in content.directions.items()}).encode(), ()
 

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fs_local import ContextFullError, FsLocalError, GenerationOptions, Sampling, Steer, SteeredModel
-from fs_local.engine.text import TextStream
+from fs_local.engine.stop_strings import TextStream
 from fs_local.pack.file import Pack
 
 

@@ -38,7 +38,8 @@ def decide(
     """
     from fs_local.errors import FsLocalError
     from fs_local.examples import Query, read_queries
-    from fs_local.terminal import decision_json, decisions_table, out
+    from fs_local.terminal import out
+    from fs_local.why import decision_json, decisions_table
 
     if not pack:
         raise FsLocalError("there is nothing to decide without a pack; give --pack")

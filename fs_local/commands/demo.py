@@ -32,7 +32,9 @@ def demo(
     from rich.markup import escape
 
     from fs_local.demo import Counts, fit_demo_pack, show_unseen
-    from fs_local.terminal import decision_json, out, pack_summary, stages
+    from fs_local.pack_summary import pack_summary
+    from fs_local.terminal import out, stages
+    from fs_local.why import decision_json
 
     check_outputs(output, inputs=[Path(model)])
     with stages() as progress:

@@ -121,10 +121,11 @@ def fit(
     from fs_local.fitting import fit as fit_pack
     from fs_local.fitting.files import read_examples, read_given
     from fs_local.model_files import resolve_model
+    from fs_local.pack_summary import pack_summary, summary_rows
     from fs_local.report import write_report
     from fs_local.runtime.model import Model
     from fs_local.store import Store
-    from fs_local.terminal import err, loading, out, pack_summary, stages, summary_rows
+    from fs_local.terminal import err, loading, out, stages
 
     k = number_or_auto("--experts", experts, int)
     options = FitOptions(
@@ -186,8 +187,8 @@ def _in_time(
     """Tells how long the fit will take, and has it draw less where it is to be shorter."""
     from dataclasses import replace
 
+    from fs_local.fitting.expected_time import LEAST_SHARE, plan_fit, share_for
     from fs_local.fitting.options import check
-    from fs_local.fitting.plan import LEAST_SHARE, plan_fit, share_for
     from fs_local.terminal import err
 
     check(model, options, pairs=len(examples.pairs), ir=len(examples.ir), general=examples.n_general)

@@ -59,10 +59,11 @@ def gate(
     from fs_local.fitting import FitOptions, gated
     from fs_local.fitting.files import read_gate_examples
     from fs_local.model_files import resolve_model
+    from fs_local.pack_summary import pack_summary
     from fs_local.runtime.model import Model
     from fs_local.steering import check_model
     from fs_local.store import Store
-    from fs_local.terminal import err, loading, out, pack_summary, stages
+    from fs_local.terminal import err, loading, out, stages
 
     options = FitOptions(
         name=output.stem,

@@ -29,7 +29,8 @@ def generate(
     from fs_local.errors import FsLocalError
     from fs_local.examples import Query
     from fs_local.runtime.template import Message
-    from fs_local.terminal import decision_json, decision_line, err, timings_json
+    from fs_local.terminal import err, timings_json
+    from fs_local.why import decision_json, decision_line
 
     text = standard_input() if prompt in (None, "-") else prompt
     if not text or not text.strip():

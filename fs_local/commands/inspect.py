@@ -23,7 +23,8 @@ def inspect(
 
     from converters.inspection import About
     from converters.inspection import inspect as inspect_file
-    from fs_local.terminal import facts, out, pack_summary
+    from fs_local.pack_summary import pack_summary
+    from fs_local.terminal import facts, out
 
     found = inspect_file(path)
     if isinstance(found, About):

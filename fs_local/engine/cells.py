@@ -30,7 +30,7 @@ def kind_of(n_rows: int) -> int:
     return TILED if n_rows >= TILE else PLAIN if n_rows > 1 else SINGLE
 
 
-def parts_of(n_tokens: int, size: int) -> list[tuple[int, int]]:
+def prompt_parts(n_tokens: int, size: int) -> list[tuple[int, int]]:
     """The parts in which a prompt is evaluated: (first, stop) each, at multiples of `size`; a last token is never left alone, since a
     single row is summed in an order that depends on the cells of others."""
     edges = list(range(0, n_tokens, size))

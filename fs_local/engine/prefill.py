@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from fs_local.arrays import F32
-from fs_local.engine.cells import TILE, Cells, parts_of
+from fs_local.engine.cells import TILE, Cells, prompt_parts
 from fs_local.engine.decision import Decision, added_by_layer, first_steered, steered_from, steers_prompt_alone
 from fs_local.engine.packs import Chosen
 from fs_local.method.readings import QueryReader, part_of
@@ -131,7 +131,7 @@ class Prefill:
         return first_steered(self._chosen.scope, self._prompt) >= self._parts[-1][0]
 
     def _parts_from(self, start: int) -> list[tuple[int, int]]:
-        parts = parts_of(len(self._tokens), self._context.n_ubatch)
+        parts = prompt_parts(len(self._tokens), self._context.n_ubatch)
         return [(max(first, start), stop) for first, stop in parts if stop > start]
 
     def _begin_second_pass(self) -> None:
@@ -232,7 +232,7 @@ def rows_of(
 def same_sums_from(start: int, n_tokens: int, size: int) -> int:
     """The last place up to `start` from where a prompt can be evaluated with the bits that it has from its beginning: the rest of a
     part that is evaluated in tiles must fill one too, and begin at one; of one that is not, it must have two rows."""
-    first, stop = next((f, s) for f, s in parts_of(n_tokens, size) if start < s)
+    first, stop = next((f, s) for f, s in prompt_parts(n_tokens, size) if start < s)
     if stop - first < TILE:
         return max(first, min(start, stop - 2))
     return max(first, min(start, stop - TILE) // TILE * TILE)

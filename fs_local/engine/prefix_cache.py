@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 
-from fs_local.engine.cells import SINGLE, Cells, PutAway, kind_of, parts_of
+from fs_local.engine.cells import SINGLE, Cells, PutAway, kind_of, prompt_parts
 from fs_local.engine.prefill import same_sums_from
 
 LEAST_SAVED = 64
@@ -114,7 +114,7 @@ class PrefixCache:
     def _usable(self, kinds: Sequence[int], tokens: Sequence[int], n: int) -> int:
         size = self._cells.part_size
         wanted = bytearray().join(
-            bytes([kind_of(stop - first)]) * (stop - first) for first, stop in parts_of(len(tokens), size)
+            bytes([kind_of(stop - first)]) * (stop - first) for first, stop in prompt_parts(len(tokens), size)
         )
         alike = next((i for i in range(n) if kinds[i] != wanted[i]), n)
         if SINGLE in kinds[alike:n]:  # a conversation goes on

@@ -54,7 +54,7 @@ class Request:
         priority: the higher is served first, and evicted last.
 
     Raises:
-        FsLocalError: a number out of its range, an empty prompt or an empty stop text.
+        FsLocalError: a number out of its range, an empty prompt or an empty stop string.
     """
 
     prompt: Prompt
@@ -75,7 +75,7 @@ class Request:
             (0 <= user.start < user.stop <= n, "the user's text is not within the prompt"),
             (0 <= self.prompt.turn_start < max(n, 1), "the current turn does not begin within the prompt"),
             (self.max_tokens is None or self.max_tokens >= 0, "max-tokens must be 0 or more"),
-            (all(self.stop), "a stop text must not be empty"),
+            (all(self.stop), "a stop string must not be empty"),
             (self.logprobs is None or self.logprobs >= 0, "the number of alternatives must be 0 or more"),
         ):
             if not ok:

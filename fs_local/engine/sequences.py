@@ -14,8 +14,8 @@ from fs_local.engine.logits import alternatives, masked
 from fs_local.engine.packs import Chosen
 from fs_local.engine.prefill import Prefill
 from fs_local.engine.requests import FinishReason, Piece, Request, TokenLogprob
+from fs_local.engine.stop_strings import TextStream
 from fs_local.engine.stream import Mailbox
-from fs_local.engine.text import TextStream
 from fs_local.errors import FitError, ModelError
 from fs_local.runtime.context import Context
 from fs_local.runtime.sampling import Sampler

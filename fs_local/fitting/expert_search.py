@@ -13,11 +13,11 @@ from fs_local.arrays import F32
 from fs_local.capture import query_request
 from fs_local.evaluation.runner import Runner
 from fs_local.examples import Pair
+from fs_local.fitting.gate_queries import GateQueries
 from fs_local.fitting.given import GivenStates
-from fs_local.fitting.held_out import Parts, parts_of
+from fs_local.fitting.held_out import PairParts, pair_parts
 from fs_local.fitting.methods import TAKE_QUERIES, Made, Rowed, fit_experts
 from fs_local.fitting.options import Examples, FitOptions
-from fs_local.fitting.queries import GateQueries
 from fs_local.fitting.states import QueryStates, pair_states, query_states, steer_layers
 from fs_local.fitting.trials import TRIAL_PAIRS, Trials, answered_as_wanted, effect_of, worth
 from fs_local.fitting.twins import groups_of
@@ -102,14 +102,14 @@ def experts_untried(given: GivenStates, options: FitOptions, layers: tuple[int, 
     """Fits without a model to try anything on: strength 1, and the larger residual, unless they are given."""
     rank = RESIDUAL_RANKS[0] if options.residual_rank is None else options.residual_rank
     strength = UNTRIED_STRENGTH if options.strength is None else options.strength
-    parts = parts_of(given.pairs.groups, options.seed)
+    parts = pair_parts(given.pairs.groups, options.seed)
     return _setting(Rowed(given.pairs, given.queries), options, parts, layers, rank, strength)
 
 
 def _setting(
     states: Rowed,
     options: FitOptions,
-    parts: Parts,
+    parts: PairParts,
     layers: tuple[int, ...],
     rank: int,
     strength: float,
@@ -140,7 +140,7 @@ class _Search:
         report: Progress,
     ) -> None:
         self._runner, self._pairs, self._options, self._states, self._report = runner, pairs, options, states, report
-        self._parts = parts = parts_of(states.pairs.groups, options.seed)
+        self._parts = parts = pair_parts(states.pairs.groups, options.seed)
         unseen = np.concatenate([parts.choose, parts.report])
         self._fitted = cache(lambda layers, rank: fit_experts(states, options, layers, rank, parts.train, unseen))
         self._trials = cache(lambda n: self._trials_on(parts.choose[:n]))

@@ -15,8 +15,8 @@ from fs_local.errors import DataError, FitError
 from fs_local.evaluation.runner import Runner
 from fs_local.examples import DataFile, Pair
 from fs_local.fitting.expert_search import ChosenExperts, about, choose_experts, experts_untried
+from fs_local.fitting.fit_gate import fit_gate, notes_on_gate, queries_for
 from fs_local.fitting.gate_search import ChosenGate, always, choose_gate, needs_no_states
-from fs_local.fitting.gating import fit_gate, notes_on_gate, queries_for
 from fs_local.fitting.given import GivenStates
 from fs_local.fitting.options import Examples, FitOptions, Shape, check
 from fs_local.method.subspace import principal

@@ -11,8 +11,8 @@ from sklearn.metrics import roc_auc_score, roc_curve
 
 from fs_local.arrays import F32
 from fs_local.evaluation.intervals import wilson
+from fs_local.fitting.gate_queries import WRAPPED
 from fs_local.fitting.options import FitOptions
-from fs_local.fitting.queries import WRAPPED
 from fs_local.fitting.states import Place, QueryStates
 from fs_local.method.crossfit import folds_of
 from fs_local.method.folded import Gate, open_gate

@@ -13,7 +13,7 @@ CHOOSE, REPORT = 0.2, 0.15
 
 
 @dataclass(frozen=True)
-class Parts:
+class PairParts:
     """Row numbers of pairs. Near twins are never in two parts.
 
     Attributes:
@@ -32,9 +32,9 @@ class Parts:
         return np.sort(np.concatenate([self.train, self.choose]))
 
 
-def parts_of(groups: Numbers, seed: int) -> Parts:
+def pair_parts(groups: Numbers, seed: int) -> PairParts:
     """Splits pairs by their groups of near twins, (n,)."""
     left, report = split(groups, seed, REPORT)
     train, choose = split(groups[left], seed, CHOOSE / (1 - REPORT))
     rng = np.random.default_rng(seed)
-    return Parts(left[train], rng.permutation(left[choose]), rng.permutation(report))
+    return PairParts(left[train], rng.permutation(left[choose]), rng.permutation(report))

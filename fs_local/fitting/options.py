@@ -10,11 +10,11 @@ import numpy as np
 
 from fs_local.errors import DataError, FitError
 from fs_local.examples import DataFile, Pair, Query
-from fs_local.fitting.held_out import parts_of
+from fs_local.fitting.held_out import pair_parts
 from fs_local.method.experts import VALIDATION
 from fs_local.method.gates import MIN_QUERIES
-from fs_local.method.logistic import check_budget
 from fs_local.method.splits import alone, split
+from fs_local.method.threshold import check_budget
 from fs_local.pack.manifest import MAX_STRENGTH, FitMethod, ModelIdentity, Scope
 from fs_local.runtime.model import Model
 
@@ -77,7 +77,7 @@ class FitOptions:
         tail: ε. budget: share of each kind of general query that may open a supervised gate.
         background: whether the general queries that come with the product join the user's.
         open_wraps: whether the gate is to open for IR queries in wraps even where harmless ones in wraps then open it too.
-        share: of the queries, pairs and settings that are usually drawn and tried, where time is short (`fs_local.fitting.plan`).
+        share: of the queries, pairs and settings that are usually drawn and tried, where time is short (`fs_local.fitting.expected_time`).
     """
 
     name: str = "pack"
@@ -127,7 +127,7 @@ def check(model: Shape, options: FitOptions, *, pairs: int, ir: int, general: in
     """
     if pairs < MIN_PAIRS:
         raise DataError(f"{pairs} pairs are too few; give at least {MIN_PAIRS}, better 60 or more")
-    least, left = options.n_experts[0], parts_of(alone(pairs), options.seed).train
+    least, left = options.n_experts[0], pair_parts(alone(pairs), options.seed).train
     trained = len(split(alone(len(left)), options.seed, VALIDATION)[0])
     if options.method == "finesteer" and least > trained // 2:
         raise FitError(

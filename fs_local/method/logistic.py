@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit, logit
-from scipy.stats import norm
 
 from fs_local.arrays import F32, F64
 from fs_local.errors import FitError
@@ -16,13 +14,9 @@ from fs_local.method.crossfit import CrossFitted, Labelled
 from fs_local.method.folded import CLOSED_BELOW
 from fs_local.method.gates import SubspaceGate
 from fs_local.method.rows import Rows
+from fs_local.method.threshold import check_budget, threshold
 
-_TAIL_COUNT = 0.5
 _OPENERS = 5
-_SPARE, _MOST_SPARED = 0.25, 0.1
-"""Of the way from the worst kind's budget to the median IR query, and share of IR queries at most, what is left to strangers' queries."""
-_LEAST_EXPECTED = 0.1
-"""General queries beyond the threshold, at least, in expectation: further out, a normal distribution knows nothing."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,10 +44,7 @@ class LogisticGate(SubspaceGate):
     At each place a shrunk discriminant is fitted on standardized states (in the first principal directions); its margin has
     deviation 1 over general queries. An average of margins is one linear map of all places, which is what a pack holds.
 
-    The threshold is where the worst kind of general query keeps its budget, by cross-fitted scores. Where that would close the gate for
-    more than `1 - least_open` of the IR queries, the worst kinds are let go, one after the other, and `kinds_` says which. Where the
-    IR queries allow it, the threshold goes on, a quarter of the way to the median one or until a tenth of them are closed: for kinds that
-    nobody thought of.
+    The threshold is that of `threshold`, by cross-fitted scores; `kinds_` says which kinds it keeps within their budget.
 
     It begins to open at the threshold, and is fully open a quarter of the way (in margin) from there to the median IR query. Weights and
     intercept are scaled so that these two points are x = 1/2 and the edge.
@@ -104,7 +95,7 @@ class LogisticGate(SubspaceGate):
             raise FitError("the general budget must be above 0 and below 1, such as 0.02")
         check_budget(len(no), self.budget)
         scores = CrossFitted(yes, no, self.shrinkage, self.n_folds, self.seed)
-        begin, held = self._threshold(scores.ir, scores.general, no.parts)
+        begin, held = threshold(scores.ir, scores.general, no.parts, self.budget, self.least_open)
         unseen = self._describe_kinds(scores, no.parts, begin, held)
         ramp_width = max((float(np.median(scores.ir)) - begin) / 4, 1e-3)
         edge = 0.5 / CLOSED_BELOW ** (1 / self.decay)
@@ -124,18 +115,6 @@ class LogisticGate(SubspaceGate):
         self._finish(gate, self._cross_fitted_ratios(rows), of_ir, of_general)
         return self
 
-    def _threshold(self, ir: F64, general: F64, kinds: NDArray[np.intp]) -> tuple[float, set[int]]:
-        """The margin at which the gate begins to open, and the kinds that it keeps within their budget."""
-        of_kind = {int(k): _upper_quantile(general[kinds == k], self.budget) for k in np.unique(kinds)}
-        held = set(of_kind)
-        for k in sorted(of_kind, key=lambda k: -of_kind[k])[:-1]:
-            if (ir > of_kind[k]).mean() >= self.least_open:
-                break
-            held.remove(k)
-        worst = max(of_kind[k] for k in held)
-        spare = min(worst + _SPARE * (float(np.median(ir)) - worst), float(np.quantile(ir, _MOST_SPARED)))
-        return max(worst, spare), held
-
     def _describe_kinds(self, scores: CrossFitted, kinds: NDArray[np.intp], begin: float, held: set[int]) -> F64:
         """Sets `kinds_`; returns the margin of every general query where its kind was left out, counted from the threshold that was then."""
         margins = np.empty(len(kinds))
@@ -146,42 +125,20 @@ class LogisticGate(SubspaceGate):
             without = scores.without_kind[k]
             if len(numbers) > 1:
                 others = kinds != k
-                threshold, _ = self._threshold(without.ir, without.general[others], kinds[others])
+                then, _ = threshold(without.ir, without.general[others], kinds[others], self.budget, self.least_open)
             else:
-                threshold = begin
+                then = begin
             unseen = without.general[at]
             order = at[np.argsort(-unseen, kind="stable")][:_OPENERS]
-            openers = tuple(int(i) for i in order if without.general[i] > threshold)
+            openers = tuple(int(i) for i in order if without.general[i] > then)
             self.kinds_.append(
                 KindOpening(
                     len(at),
                     float((scores.general[at] > begin).mean()),
-                    float((unseen > threshold).mean()),
+                    float((unseen > then).mean()),
                     k in held,
                     openers,
                 )
             )
-            margins[at] = unseen - threshold + begin
+            margins[at] = unseen - then + begin
         return margins
-
-
-def check_budget(n_general: int, budget: float) -> None:
-    """Refuses a share that so few general queries can't calibrate.
-
-    Raises:
-        FitError: saying how many are needed.
-    """
-    needed = math.ceil(_LEAST_EXPECTED / budget)
-    if n_general < needed:
-        raise FitError(
-            f"{n_general} general queries can't calibrate a budget of {budget:g}; give at least {needed}, or a larger --general-budget"
-        )
-
-
-def _upper_quantile(values: F64, share: float) -> float:
-    """The value that `share` of the population exceeds. Where too few values are in that tail to read it off, a normal distribution's,
-    unless the values themselves go further."""
-    within = float(np.quantile(values, 1 - share))
-    if share * len(values) >= _TAIL_COUNT or not values.std():
-        return within
-    return max(within, float(norm.ppf(1 - share, values.mean(), values.std())))

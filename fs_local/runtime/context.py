@@ -318,7 +318,7 @@ class Context:
         return go_on
 
     def _add(self, states: LayerStates) -> None:
-        """What node_filter.c does where it was built."""
+        """Adds to the rows of a layer, in Python: where there is no C filter, which otherwise does it."""
         if states.n_rows == 0:  # the last block of a batch without outputs
             return
         rows = states.read()

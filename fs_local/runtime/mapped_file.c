@@ -38,7 +38,7 @@ static void on_bus_error(int number, siginfo_t *info, void *context)
         r->lost = 1;
         return; /* what was read is read again */
     }
-    sigaction(SIGBUS, &before, NULL); /* what was read is read again, and meets what was there before */
+    sigaction(SIGBUS, &before, NULL); /* not ours: the read is repeated, and the handler that was there before meets it */
 }
 
 /* watch(start, end) -> the number of the range; -1 where there are too many. */

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from converters.conversion import convert
 from converters.formats import FORMATS, Content, recognize
-from converters.parts import Parts
+from converters.pack_of_parts import PackParts
 from converters.vectors import Vectors
 from fs_local.errors import FsLocalError
 from tests.converters.files import directions, mose_state, write_control_vector, write_model, write_npz, write_tensors
@@ -96,7 +96,7 @@ def check(path: Path, data: bytes) -> None:
         assert len(found) < 1000
     elif isinstance(found, Vectors):
         assert all(np.isfinite(v).all() and v.dtype == np.float32 for v in found.directions.values())
-    elif isinstance(found, Parts):
+    elif isinstance(found, PackParts):
         arrays = [getattr(found.experts, field.name) for field in fields(found.experts)]
         assert all(np.isfinite(v).all() and v.dtype == np.float32 for v in arrays)
 

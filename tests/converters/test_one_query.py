@@ -96,7 +96,7 @@ def test_the_mean_vectors_loss_is_the_measured_one(tiny: Model, tmp_path: Path) 
     from fs_local.fitting import FitOptions
     from fs_local.fitting.expert_search import experts_untried
     from fs_local.fitting.given import read_states
-    from fs_local.fitting.held_out import parts_of
+    from fs_local.fitting.held_out import pair_parts
 
     rng = np.random.default_rng(0)
     states = rng.standard_normal((60, 16)).astype(np.float32)
@@ -108,7 +108,7 @@ def test_the_mean_vectors_loss_is_the_measured_one(tiny: Model, tmp_path: Path) 
     assert how.mixture is not None
     pairs = np.bincount(how.mixture.labels_)
     mean = pairs @ how.experts.prototypes / pairs.sum()
-    held_out = parts_of(given.pairs.groups, 0).report
+    held_out = pair_parts(given.pairs.groups, 0).report
     assert not {*held_out} & {*how.train}
     off = np.square(deltas[held_out] - mean).sum(axis=1).mean()
     assert off == pytest.approx(how.constant_error, rel=1e-4)

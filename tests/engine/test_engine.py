@@ -18,7 +18,7 @@ from fs_local.engine import (
     Span,
     Steer,
 )
-from fs_local.engine.cells import Cells, parts_of
+from fs_local.engine.cells import Cells, prompt_parts
 from fs_local.engine.prefill import same_sums_from
 from fs_local.errors import PackError
 from fs_local.pack.file import Pack
@@ -109,8 +109,8 @@ def test_a_shared_beginning_is_evaluated_once_and_keeps_all_bits(tiny: Model, n:
 
 
 def test_parts_and_where_they_can_be_taken_up() -> None:
-    assert parts_of(513, 512) == [(0, 448), (448, 513)]
-    assert parts_of(514, 512) == [(0, 512), (512, 514)]
+    assert prompt_parts(513, 512) == [(0, 448), (448, 513)]
+    assert prompt_parts(514, 512) == [(0, 512), (512, 514)]
     assert same_sums_from(39, 40, 512) == 38
     assert same_sums_from(190, 200, 512) == 128
     assert same_sums_from(512, 514, 512) == 512

@@ -8,9 +8,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from fs_local.fitting.gate_queries import WRAPPED
 from fs_local.fitting.gate_search import ChosenGate, choose_gate
 from fs_local.fitting.options import FitOptions
-from fs_local.fitting.queries import WRAPPED
 from fs_local.fitting.states import READINGS, Place, QueryStates, gate_layers
 from fs_local.method.readings import Reading
 from fs_local.method.rows import Rows

@@ -6,7 +6,7 @@ import json
 
 from fs_local.background import KINDS, background, wrapped, wraps
 from fs_local.examples import Query
-from fs_local.fitting.queries import HELD_OUT_WRAPPED, MAX_FILE, WRAPPED, gate_queries, labels
+from fs_local.fitting.gate_queries import HELD_OUT_WRAPPED, MAX_FILE, WRAPPED, gate_queries, labels
 from fs_local.fitting.twins import groups_of, twins_of
 
 

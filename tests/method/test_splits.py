@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fs_local.fitting.held_out import parts_of
+from fs_local.fitting.held_out import pair_parts
 from fs_local.method.splits import alone, split
 
 GROUPS = st.lists(st.integers(0, 30), min_size=2, max_size=120).map(lambda x: np.array(x, dtype=np.intp))
@@ -37,7 +37,7 @@ def test_where_all_are_twins_single_rows_go() -> None:
 
 @given(GROUPS.filter(lambda g: len(g) >= 8), st.integers(0, 1000))
 def test_every_pair_fits_chooses_or_reports(groups: np.ndarray, seed: int) -> None:
-    parts = parts_of(groups, seed)
+    parts = pair_parts(groups, seed)
     rows = [*parts.train, *parts.choose, *parts.report]
     assert sorted(rows) == list(range(len(groups)))
     assert min(len(parts.train), len(parts.choose), len(parts.report)) > 0

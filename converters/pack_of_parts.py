@@ -31,7 +31,7 @@ from fs_local.pack.manifest import (
 
 
 @dataclass(frozen=True)
-class Parts:
+class PackParts:
     """What a pack is made of, but for the model. At strength 1, prompt and generation.
 
     Attributes:
@@ -57,11 +57,11 @@ class Parts:
     gate_readings: Sequence[Reading] = ("last",)
 
 
-def parts_of(vectors: Vectors, path: Path) -> Parts:
+def vector_parts(vectors: Vectors, path: Path) -> PackParts:
     """Vectors as parts: an open gate, and one expert. path: the file they are from."""
     flat = np.concatenate(list(vectors.directions.values()))
     layers = list(vectors.directions)
-    return Parts(
+    return PackParts(
         method="vector",
         gate=open_gate(vectors.width),
         gate_layers=layers[:1],
@@ -74,7 +74,7 @@ def parts_of(vectors: Vectors, path: Path) -> Parts:
     )
 
 
-def check_fits(parts: Parts, model: ModelIdentity) -> None:
+def check_fits(parts: PackParts, model: ModelIdentity) -> None:
     """Compares parts with a model.
 
     Raises:
@@ -89,7 +89,7 @@ def check_fits(parts: Parts, model: ModelIdentity) -> None:
         )
 
 
-def as_pack(parts: Parts, model: ModelIdentity, *, name: str, source: str) -> Pack:
+def as_pack(parts: PackParts, model: ModelIdentity, *, name: str, source: str) -> Pack:
     """The pack of these parts for a model.
 
     Args:

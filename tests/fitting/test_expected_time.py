@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from fs_local import Examples, FitOptions, fit
-from fs_local.fitting.plan import LEAST_SHARE, Plan, plan_fit, share_for
+from fs_local.fitting.expected_time import LEAST_SHARE, Plan, plan_fit, share_for
 from fs_local.runtime.model import Model
 from fs_local.store import Store
 

@@ -11,8 +11,8 @@ import numpy as np
 
 from fs_local.capture import query_request, tokens_left
 from fs_local.fitting.expert_search import FINALISTS, STRENGTHS
+from fs_local.fitting.fit_gate import queries_for
 from fs_local.fitting.gate_search import needs_no_states
-from fs_local.fitting.gating import queries_for
 from fs_local.fitting.options import Examples, FitOptions
 from fs_local.fitting.states import query_places, steer_layers
 from fs_local.fitting.trials import ANSWER_TOKENS, TRIAL_PAIRS, effect_of

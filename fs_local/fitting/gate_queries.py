@@ -18,7 +18,8 @@ MAX_FILE = 300
 """Of a user's file of general queries. Reading takes most of a fit's time, and grows with all of these."""
 MAX_KIND, MAX_KIND_CHARACTERS = 60, 8_000
 MAX_NEAR_KIND, MAX_NEAR_CHARACTERS = 200, 24_000
-"""Of a kind of the background; the second are for borderline kinds, which lie nearest to what is refused."""
+"""Queries that are drawn of a kind of the background at most, and characters in them all; the second pair is for borderline kinds, which lie
+nearest to what is refused."""
 FIT_WRAPPED, HELD_OUT_WRAPPED = 72, 36
 """Queries on either side that are put into wraps: to fit on, and to measure by in wraps that no gate has seen."""
 WRAPPED = "in wraps"

@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
+from fs_local.fitting.gate_queries import GateQueries, gate_queries
 from fs_local.fitting.gate_search import ChosenGate, always, choose_gate, needs_no_states
 from fs_local.fitting.options import Examples, FitOptions, check_queries
-from fs_local.fitting.queries import GateQueries, gate_queries
 from fs_local.fitting.states import EARLY_DEPTHS, ONE_CLASS_DEPTH, gate_layers, query_states
 from fs_local.pack.file import Pack
 from fs_local.pack.manifest import DataDigest

@@ -1,4 +1,4 @@
-"""The text that tokens make."""
+"""The text that tokens make, up to a stop string."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from collections.abc import Sequence
 
 
 class TextStream:
-    """Turns the bytes of tokens into text: never half a character, and nothing of a stop text.
+    """Turns the bytes of tokens into text: never half a character, and nothing of a stop string.
 
     Attributes:
-        stopped: whether a stop text has come.
+        stopped: whether a stop string has come.
     """
 
     def __init__(self, stop: Sequence[str] = ()) -> None:
@@ -20,7 +20,7 @@ class TextStream:
         self.stopped = False
 
     def feed(self, data: bytes) -> str:
-        """Text that is certain after these bytes; what may begin a stop text is held back."""
+        """Text that is certain after these bytes; what may begin a stop string is held back."""
         self._held += self._decoder.decode(data)
         found = [at for s in self._stop if (at := self._held.find(s)) >= 0]
         if found:
@@ -34,7 +34,7 @@ class TextStream:
         return self._take(len(self._held))
 
     def _possible_stop(self) -> int:
-        """Length of the longest end of the held text that begins a stop text."""
+        """Length of the longest end of the held text that begins a stop string."""
         return max((n for s in self._stop for n in range(1, len(s)) if self._held.endswith(s[:n])), default=0)
 
     def _take(self, n: int, drop_rest: bool = False) -> str:
