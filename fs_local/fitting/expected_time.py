@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from fs_local.capture import query_request, tokens_left
-from fs_local.fitting.expert_search import FINALISTS, STRENGTHS
+from fs_local.fitting.expert_search import BETWEEN, FINALISTS, STRENGTHS
 from fs_local.fitting.fit_gate import queries_for
 from fs_local.fitting.gate_search import needs_no_states
 from fs_local.fitting.options import Examples, FitOptions
@@ -71,9 +71,11 @@ def plan_fit(model: Model, examples: Examples, options: FitOptions, captures: Pa
     each = float(np.mean([len(r.prompt) for r in requests])) + 2 * ANSWER_TOKENS
     if effect_of(examples.pairs) == "mc2":
         each += float(np.mean([len(r.prompt) + sum(map(len, r.answers)) for r in requests]))
-    strengths = 1 if options.strength is not None else _TRIED_STRENGTHS * len(STRENGTHS)
-    kept = [len(steer) * strengths, *FINALISTS]
-    tried = sum(n * min(most, len(examples.pairs) // 5) for n, most in zip(kept, TRIAL_PAIRS, strict=True))
+    searched = options.strength is None
+    settings = len(steer) * (_TRIED_STRENGTHS * len(STRENGTHS) if searched else 1) + (len(BETWEEN) + 1) * searched
+    # then what was chosen on pairs that report, and no steering on these and on those that chose
+    kept, fewest = [settings, FINALISTS[0], FINALISTS[1] + 3], len(examples.pairs) // 5
+    tried = sum(n * min(most, fewest) for n, most in zip(kept, TRIAL_PAIRS, strict=True))
     return Plan(a_token * read, a_token * pairs, a_token * each * tried, gate)
 
 
