@@ -26,7 +26,8 @@ from fs_local.runtime.model import Model
 from fs_local.steered_model import SteeredModel
 
 SHORT_PROMPT, LONG_PROMPT = 128, 1024
-_DECODED = 3000
+_FEWEST_DECODED, _DECODED = 300, 3000
+"""Turns of a single token: each takes little time, and varies by several percent."""
 _MANY, _MANY_TOKENS = 8, 64
 
 
@@ -52,7 +53,8 @@ def decoding(model: Model, base: Pack, budget: Budget) -> Iterator[Measurement]:
             engine.turn()
             runs.append(engine.turn)
         # the first tokens after a prompt make llama.cpp plan its graph anew
-        plain, again, opened_times, closed_times = alternate(runs, budget, _DECODED, warm_up=4)
+        many = replace(budget, pairs=max(budget.pairs, _FEWEST_DECODED)) if budget.seconds else budget
+        plain, again, opened_times, closed_times = alternate(runs, many, _DECODED, warm_up=4)
     yield no_more("decode a token, gate open", opened_times, plain, 1.005)
     yield no_more("decode a token, gate closed", closed_times, plain, 1.003)
     yield replace(
