@@ -14,7 +14,7 @@ import platformdirs
 from fs_local.database import Database
 from fs_local.resume import forget_captures
 
-SCHEMA = 1
+SCHEMA = 2
 """Of what is kept. To be raised whenever the same inputs give another result: how rows are batched, steered, scored or compared.
 tests/evaluation/test_arithmetic.py fails where that was forgotten. What computes them, weights, llama.cpp and kernels, is in `Model.build`."""
 _KEPT_SECONDS = 7 * 24 * 3600

@@ -6,7 +6,7 @@ import random
 import statistics
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
@@ -63,9 +63,11 @@ def bench_serving(
     budget = budget or Budget()
     path = resolve_model(model)
     with tempfile.TemporaryDirectory(prefix="fs-local-") as folder, Model.load(path) as loaded, ExitStack() as stack:
-        packs = write_packs(loaded, Path(folder))
-        server = stack.enter_context(ServerProcess(path, packs, n_ctx=N_CTX, n_seq=max(CLIENTS)))
-        beside = Beside(loaded, served_name(path), server, against)
+        servers: dict[Scope, ServerProcess] = {}
+        for scope in SCOPES:
+            packs = write_packs(loaded, Path(folder), scope)
+            servers[scope] = stack.enter_context(ServerProcess(path, packs, n_ctx=N_CTX, n_seq=max(CLIENTS)))
+        beside = Beside(loaded, served_name(path), servers, against)
         stages: list[Stage] = [
             ("clients", lambda: beside.clients(budget)),
             ("first token", lambda: beside.first_token(budget)),
@@ -81,18 +83,19 @@ class Beside:
     """A server that runs, and perhaps another one beside it.
 
     Args:
-        name: of the model at our server.
+        name: of the model at our servers.
+        servers: one a scope; what is not measured for each is measured with `all`.
         against: the other's address.
     """
 
-    def __init__(self, model: Model, name: str, server: ServerProcess, against: str | None) -> None:
-        self._model, self._name, self._server, self._against = model, name, server, against
+    def __init__(self, model: Model, name: str, servers: Mapping[Scope, ServerProcess], against: str | None) -> None:
+        self._model, self._name, self._servers, self._against = model, name, servers, against
         self._never_ends = {str(t): -100 for t in model.end_tokens}
 
     def clients(self, budget: Budget) -> Iterator[Measurement]:
         """Clients that each stream an answer to a query of their own, at the same time, each steered by another vector."""
         for n in CLIENTS:
-            sides = [[self._ours(f":{_open(i, scope)}") for i in range(n)] for scope in SCOPES]
+            sides = [[self._ours(f":{_open(i)}", scope) for i in range(n)] for scope in SCOPES]
             theirs = [[self._theirs() for _ in range(n)]] if self._against else []
             rounds = self._rounds([*sides, *theirs], budget)
             rates = [[_together(answers) for answers in of] for of in rounds]
@@ -185,7 +188,7 @@ class Beside:
         """What the second turn evaluates, whose whole history is sent again: what is new; after a steered turn, all of it."""
         for name, opened, question in (
             (CLOSED, False, "Name three rivers."),
-            (_open(0, "all"), True, "Tell me of three rivers."),
+            (_open(0), True, "Tell me of three rivers."),
         ):
             ours = self._ours(f":{name}")
             messages = [{"role": "user", "content": question}]
@@ -211,7 +214,7 @@ class Beside:
                     pool.map(lambda i, n=n, ends=ends: self._many_requests(i, n // at_once, ends), range(at_once))
                 )
             time.sleep(0.5)
-            after.append(self._server.megabytes)
+            after.append(self._servers["all"].megabytes)
         more = after[1] - after[0]
         yield Measurement(
             f"memory after {done:,} requests, over after {SETTLED}",
@@ -225,11 +228,11 @@ class Beside:
 
     # --- what is asked
 
-    def _ours(self, suffix: str) -> HttpClient:
-        return HttpClient(self._server.url, self._name + suffix)
+    def _ours(self, suffix: str, scope: Scope = "all") -> HttpClient:
+        return HttpClient(self._servers[scope].url, self._name + suffix)
 
     def _theirs(self) -> HttpClient:
-        return HttpClient(self._against or self._server.url)
+        return HttpClient(self._against or self._servers["all"].url)
 
     @property
     def _options(self) -> dict[str, Any]:
@@ -278,7 +281,7 @@ class Beside:
 
     def _many_requests(self, client: int, n: int, ends: float) -> int:
         rng, done = random.Random(client), 0
-        clients = [self._ours(name) for name in (f":{_open(client, 'turn')}", f":{CLOSED}", ":unsteered")]
+        clients = [self._ours(name) for name in (f":{_open(client)}", f":{CLOSED}", ":unsteered")]
         while done < n and time.monotonic() < ends:
             chosen, messages = rng.choice(clients), self._messages(rng.randrange(1000) + 1000 * client)
             if done % 10 == 9:
@@ -296,21 +299,16 @@ def _together(answers: Sequence[Answered]) -> float:
     return sum(a.tokens for a in answers) / (max(a.ended for a in answers) - min(a.began for a in answers))
 
 
-def _open(client: int, scope: Scope) -> str:
-    return f"open{client}-{scope}"
+def _open(client: int) -> str:
+    return f"open{client}"
 
 
-def write_packs(model: Model, folder: Path) -> list[Path]:
-    """A pack a client and scope, whose gate is held open, each with vectors of its own, and one whose gate is held closed."""
-    packs = [
-        held(pack, True, steered_layer(pack))
-        for i in range(max(CLIENTS))
-        for scope in SCOPES
-        for pack in [synthetic_pack(model, _open(i, scope), i, scope)]
-    ]
-    closed = synthetic_pack(model, CLOSED)
-    packs.append(held(closed, False, steered_layer(closed)))
-    paths = [folder / f"{pack.manifest.name}.fspack" for pack in packs]
-    for pack, path in zip(packs, paths, strict=True):
-        pack.save(path)
+def write_packs(model: Model, folder: Path, scope: Scope = "all") -> list[Path]:
+    """A pack a client, whose gate is held open, each with vectors of its own, and one whose gate is held closed."""
+    names = {**{_open(i): True for i in range(max(CLIENTS))}, CLOSED: False}
+    paths = []
+    for seed, (name, opened) in enumerate(names.items()):
+        pack = synthetic_pack(model, name, seed, scope)
+        paths.append(folder / f"{name}-{scope}.fspack")
+        held(pack, opened, steered_layer(pack)).save(paths[-1])
     return paths

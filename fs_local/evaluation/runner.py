@@ -131,16 +131,20 @@ class Runner:
                 (tuple(t for p in pieces for t in p.tokens), [x.logprob for p in pieces for x in p.logprobs])
                 for pieces in _pieces(engine, asked)
             ]
-            again = [i for i, (tokens, _) in enumerate(drawn) if additions[i] or not tokens]
+            again: dict[tuple[int, ...], list[int]] = {}  # rows of each prompt, which is read once for all of them
+            for i, (tokens, _) in enumerate(drawn):
+                if additions[i] or not tokens:
+                    again.setdefault(tuple(some[i].prompt), []).append(i)
+            ends = [(t,) for t in self.model.end_tokens]
+            said = {i: [tokens] if tokens else ends for i, (tokens, _) in enumerate(drawn)}
             spoken = [
-                EngineRequest(
-                    _prompt(some[i]),
-                    answers=(drawn[i][0],) if drawn[i][0] else tuple((t,) for t in self.model.end_tokens),
-                )
-                for i in again
+                EngineRequest(_prompt(some[rows[0]]), answers=tuple(a for i in rows for a in said[i]))
+                for rows in again.values()
             ]
-            scored = [piece.scores for piece in _last_pieces(engine, spoken)]
-            values = {i: max(s, key=np.mean) for i, s in zip(again, scored, strict=True)}
+            values: dict[int, F32] = {}
+            for rows, piece in zip(again.values(), _last_pieces(engine, spoken), strict=True):
+                scores = iter(piece.scores)
+                values |= {i: max(itertools.islice(scores, len(said[i])), key=np.mean) for i in rows}
             return [
                 {
                     "text": self.model.text(tokens),

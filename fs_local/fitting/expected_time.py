@@ -24,8 +24,8 @@ _TRIED_STRENGTHS = 0.75
 LEAST_SHARE = 0.2
 """With less than a fifth of the queries, a gate is not worth having."""
 _PROBES, _PROBE_TOKENS = 5, 64
-_DRAWN = 2
-"""Tokens read in the time that one takes to be drawn, a few answers side by side."""
+_DRAWN, _SHARING = 2, 3
+"""Tokens read in the time that one takes to be drawn, a few answers side by side; settings that are tried together."""
 _GATE_SECONDS = 1e-5
 """To fit a gate, for each query and dimension of its states: about a second for 200 queries of width 576."""
 
@@ -69,9 +69,10 @@ def plan_fit(model: Model, examples: Examples, options: FitOptions, captures: Pa
     layers = sorted({layer for together in steer for layer in together})
     requests = [query_request(model, p.query, p.preferred + p.undesired) for p in examples.pairs]
     pairs = depth(layers) * tokens_left(model, requests, layers, captures, ("last",))
-    # a trial reads the prompt steered, draws an answer, and reads both unsteered; a score reads the prompt and the pair's answers too
+    # a trial reads the prompt steered, draws an answer, and reads it unsteered, behind a prompt that several settings share; a score reads the
+    # prompt and the pair's answers too
     prompt = float(np.mean([len(r.prompt) for r in requests]))
-    each = 2 * prompt + (_DRAWN + 1) * ANSWER_TOKENS
+    each = (1 + 1 / _SHARING) * prompt + (_DRAWN + 1) * ANSWER_TOKENS
     if effect_of(examples.pairs) == "mc2":
         each += float(np.mean([len(r.prompt) + sum(map(len, r.answers)) for r in requests]))
     searched = options.strength is None

@@ -19,7 +19,7 @@ from fs_local.fitting.held_out import PairParts, pair_parts
 from fs_local.fitting.methods import TAKE_QUERIES, Made, Rowed, fit_experts
 from fs_local.fitting.options import Examples, FitOptions
 from fs_local.fitting.states import QueryStates, pair_states, query_states, steer_layers
-from fs_local.fitting.trials import TRIAL_PAIRS, Trials, answered_as_wanted, effect_of, worth
+from fs_local.fitting.trials import TRIAL_PAIRS, Setting, Trials, answered_as_wanted, effect_of, worth
 from fs_local.fitting.twins import groups_of
 from fs_local.method.experts import MixtureOfSteeringExperts, squared_error
 from fs_local.method.folded import Experts, constant_experts
@@ -162,23 +162,24 @@ class _Search:
         )
         self._total = len(layers) * len(strengths) + len(between) + len(ranks) - 1 + sum(self._kept)
         found: list[tuple[Trial, int]] = []
-        for together in layers:
-            for strength in strengths:
-                trial = self._try(together, strength, ranks[0], few)
-                found.append((trial, ranks[0]))
-                if not trial.within_budget or trial.effect == 1:
-                    break  # stronger costs more, and gains nothing
+
+        def try_all(settings: Sequence[tuple[Sequence[int], float, int]], n: int) -> list[tuple[Trial, int]]:
+            return list(zip(self._try(settings, n), [rank for _, _, rank in settings], strict=True))
+
+        left = list(layers)
+        for strength in strengths:
+            tried = try_all([(together, strength, ranks[0]) for together in left], few)
+            found += tried
+            # where it is too much, or enough, stronger costs more and gains nothing
+            left = [x for x, (t, _) in zip(left, tried, strict=True) if t.within_budget and t.effect < 1]
         best = _best(found)[0]
-        for factor in between:
-            found.append((self._try(tuple(best.layers), factor * best.strength, ranks[0], few), ranks[0]))
+        found += try_all([(best.layers, factor * best.strength, ranks[0]) for factor in between], few)
         best = _best(found)[0]
-        for rank in ranks[1:]:
-            found.append((self._try(tuple(best.layers), best.strength, rank, few), rank))
-        n = few
+        found += try_all([(best.layers, best.strength, rank) for rank in ranks[1:]], few)
         for n, kept in zip(self._rungs[1:], self._kept, strict=True):
             found = sorted(found, key=lambda f: worth(f[0]), reverse=True)[:kept]
             if len(found) > 1:
-                found = [(self._try(tuple(t.layers), t.strength, rank, n), rank) for t, rank in found]
+                found = try_all([(t.layers, t.strength, rank) for t, rank in found], n)
         self._report("search", self._total, self._total)
         chosen, rank = _best(found)
         how = _setting(self._states, o, self._parts, tuple(chosen.layers), rank, chosen.strength)
@@ -193,29 +194,31 @@ class _Search:
             unsteered_held_out=unsteered,
         )
 
-    def _try(self, layers: tuple[int, ...], strength: float, rank: int, n: int) -> Trial:
-        trial = self._tried(self._trials(n), self._parts.choose[:n], layers, strength, self._fitted(layers, rank))
-        self._found.append(trial)
+    def _try(self, settings: Sequence[tuple[Sequence[int], float, int]], n: int) -> list[Trial]:
+        """Layers, strengths and ranks, on the first `n` pairs that choose."""
+        if not settings:
+            return []
+        rows = self._parts.choose[:n]
+        tried = [
+            self._setting(rows, layers, strength, self._fitted(tuple(layers), rank))
+            for layers, strength, rank in settings
+        ]
+        found = self._trials(n)(tried)
+        self._found += found
         self._report("search", len(self._found), self._total)
-        return trial
+        return found
 
     def _held_out(self, how: ChosenExperts) -> tuple[Trial, float]:
         """What was chosen, as it is shipped, on pairs that had no part in it; and no steering on these."""
         rows = self._parts.report[: TRIAL_PAIRS[-1]]
         trials = self._trials_on(rows)
         made = Made(how.experts, how.reads, how.mixture)
-        return self._tried(trials, rows, how.layers, how.strength, made), trials.unsteered
+        (trial,) = trials([self._setting(rows, how.layers, how.strength, made)])
+        return trial, trials.unsteered
 
-    def _tried(
-        self,
-        trials: Trials,
-        rows: Numbers,
-        layers: tuple[int, ...],
-        strength: float,
-        made: Made,
-    ) -> Trial:
+    def _setting(self, rows: Numbers, layers: Sequence[int], strength: float, made: Made) -> Setting:
         k, residual = len(made.experts.prototypes), len(made.experts.residual) if made.mixture else 0
-        return trials(layers, strength, made.vectors(self._states.pairs, rows), k, residual)
+        return Setting(layers, strength, made.vectors(self._states.pairs, rows), k, residual)
 
     def _trials_on(self, rows: Numbers) -> Trials:
         some = [self._pairs[i] for i in rows]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,6 +34,22 @@ def effect_of(pairs: Sequence[Pair]) -> EffectKind:
     return "refusal" if preferred >= _REFUSING_SHARE and undesired <= 1 - _REFUSING_SHARE else "mc2"
 
 
+@dataclass(frozen=True, eq=False)
+class Setting:
+    """What is tried: λ after some blocks, with each pair's own steering vector, float32, (pairs, layers × d); K and rank for the record."""
+
+    layers: Sequence[int]
+    strength: float
+    vectors: F32
+    experts: int
+    residual: int
+
+    def decisions(self) -> list[KeptDecision]:
+        """One a pair, open."""
+        parts = np.float32(self.strength) * self.vectors.reshape(len(self.vectors), len(self.layers), -1)
+        return [KeptDecision(1.0, dict(zip(self.layers, part, strict=True))) for part in parts]
+
+
 class Trials:
     """Tries settings on some pairs, their gates taken as open.
 
@@ -48,7 +64,7 @@ class Trials:
     def __init__(
         self, runner: Runner, kind: EffectKind, pairs: Sequence[Pair], requests: Sequence[Request], scope: Scope
     ) -> None:
-        self._runner, self._pairs, self._requests = runner, pairs, requests
+        self._runner, self._pairs, self._requests = runner, pairs, list(requests)
         self._scope = scope
         self._prompts = [replace(r, answers=()) for r in requests]
         self.kind = kind
@@ -57,36 +73,46 @@ class Trials:
         self.unsteered_rows = self._effects(closed, self._plain)
         self.unsteered = float(np.mean(self.unsteered_rows))
 
-    def __call__(self, layers: Sequence[int], strength: float, vectors: F32, experts: int, residual: int) -> Trial:
-        """Tries λ after some blocks with each pair's own steering vector, (pairs, layers × d)."""
-        parts = np.float32(strength) * vectors.reshape(len(vectors), len(layers), -1)
-        decided = [KeptDecision(1.0, dict(zip(layers, part, strict=True))) for part in parts]
-        steered = self._answers(decided)
+    def __call__(self, settings: Sequence[Setting]) -> list[Trial]:
+        """Tries several settings at once: each unsteered prompt is read once for all their answers."""
+        n = len(self._pairs)
+        decided = [d for setting in settings for d in setting.decisions()]
+        answers = self._answers(decided)
+        effects = self._effects(decided, answers)
+        return [
+            self._trial(setting, answers[first : first + n], effects[first : first + n])
+            for first, setting in zip(range(0, len(decided), n), settings, strict=True)
+        ]
+
+    def _trial(self, setting: Setting, steered: Sequence[Answer], effects: Sequence[float]) -> Trial:
         repeated, plain_repeated = (float(np.mean([repeated_share(a.text) for a in x])) for x in (steered, self._plain))
         plain_log, log = (float(np.mean([a.log_probability for a in x])) for x in (self._plain, steered))
         ratio = float(np.exp(plain_log - log))
         return Trial(
-            pairs=len(vectors),
-            layers=list(layers),
-            strength=strength,
-            experts=experts,
-            residual=residual,
-            effect=float(np.mean(self._effects(decided, steered))),
+            pairs=len(effects),
+            layers=list(setting.layers),
+            strength=setting.strength,
+            experts=setting.experts,
+            residual=setting.residual,
+            effect=float(np.mean(effects)),
             repeated=repeated,
             perplexity_ratio=ratio,
             within_budget=repeated <= plain_repeated + REPEATED_BUDGET and ratio <= PERPLEXITY_BUDGET,
         )
 
     def _answers(self, decided: Sequence[KeptDecision]) -> list[Answer]:
-        return self._runner.answers(self._prompts, decided, ANSWER_TOKENS, self._scope)
+        """To all prompts, once or several times over."""
+        prompts = self._prompts * (len(decided) // len(self._prompts))
+        return self._runner.answers(prompts, decided, ANSWER_TOKENS, self._scope)
 
     def _effects(self, decided: Sequence[KeptDecision], answers: Sequence[Answer]) -> list[float]:
-        """One a pair."""
+        """One an answer."""
         if self.kind == "refusal":
             return [float(is_refusal(a.text)) for a in answers]
-        scores = self._runner.scores(self._requests, decided, self._scope)
+        times = len(decided) // len(self._pairs)
+        scores = self._runner.scores(self._requests * times, decided, self._scope)
         shares = []
-        for pair, found in zip(self._pairs, scores, strict=True):
+        for pair, found in zip([*self._pairs] * times, scores, strict=True):
             preferred = [True] * len(pair.preferred) + [False] * len(pair.undesired)
             shares.append(mc2([sum(a) for a in found], preferred))
         return shares

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import numpy as np
+import pytest
+
+from fs_local.capture import query_request
+from fs_local.evaluation.runner import Runner
 from fs_local.examples import Pair, Query
-from fs_local.fitting.trials import effect_of, worth
+from fs_local.fitting.trials import Setting, Trials, effect_of, worth
 from fs_local.pack.manifest import Trial
+from fs_local.runtime.model import Model
 
 
 def trial(effect: float, perplexity_ratio: float, within_budget: bool) -> Trial:
@@ -26,3 +32,18 @@ def test_pairs_are_about_refusing_if_their_preferred_answers_refuse() -> None:
     assert effect_of([refusing] * 9 + [truthful]) == "refusal"
     assert effect_of([refusing, truthful]) == "mc2"
     assert effect_of([Pair(Query.of("q"), ("I'm sorry, no.",), ("Sorry, I am late.",))]) == "mc2"
+
+
+def test_settings_together_are_tried_as_each_alone(tiny: Model) -> None:
+    """Prompts of any length, answers that end at once among them."""
+    pairs = [Pair(Query.of("What is " + "so " * n + "good?"), ("Tea.",), ("Coffee.", "Nothing.")) for n in range(6)]
+    requests = [query_request(tiny, p.query, p.preferred + p.undesired) for p in pairs]
+    vectors = np.random.default_rng(3).standard_normal((3, len(pairs), tiny.width)).astype(np.float32)
+    settings = [Setting([2 + i], 0.5 + i, v, 2, 0) for i, v in enumerate(vectors)]
+    together = Trials(Runner(tiny), "mc2", pairs, requests, "all")(settings)
+    alone = [Trials(Runner(tiny), "mc2", pairs, requests, "all")([setting])[0] for setting in settings]
+    for one, other in zip(together, alone, strict=True):
+        assert one.effect == pytest.approx(other.effect, abs=2e-3)
+        assert one.perplexity_ratio == pytest.approx(other.perplexity_ratio, rel=2e-3)
+        assert (one.repeated, one.layers, one.strength) == (other.repeated, other.layers, other.strength)
+    assert len({t.perplexity_ratio for t in together}) == 3

@@ -48,7 +48,7 @@ def test_memory_does_not_grow_with_requests(tiny: Path, tmp_path: Path) -> None:
         Model.load(tiny) as model,
         ServerProcess(tiny, write_packs(model, tmp_path), n_ctx=2048, n_seq=CLIENTS) as server,
     ):
-        (row,) = Beside(model, "tiny", server, None).memory()
+        (row,) = Beside(model, "tiny", {"all": server}, None).memory()
     assert row.met, f"{row.value:.1f} MB more"
 
 
