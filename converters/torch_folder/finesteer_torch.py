@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -373,7 +373,7 @@ def _tokenized(tokenizer: Any, messages: list[dict[str, str]]) -> tuple[list[int
         end = len(text) - min(_common(text[::-1], without[::-1]), len(text) - start)
         if mark not in without or start == end:
             raise SteeringError("the chat template leaves out the user's message; a gate can't read it")
-        turn = min(_common(text, render(messages[:last], False)) if last else 0, start)
+        turn = min(_common(text, render(messages[:last], False)) if last else _first_turn(text, start, render), start)
     found = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
     ids, offsets = list(found["input_ids"]), list(found["offset_mapping"])
     lead = 0
@@ -383,6 +383,19 @@ def _tokenized(tokenizer: Any, messages: list[dict[str, str]]) -> tuple[list[int
     stop = next((i for i, (begin, _) in enumerate(offsets) if i > first and begin >= end), len(offsets))
     at_turn = next((i for i, (_, stop) in enumerate(offsets) if stop > turn), 0)
     return ids, (first + lead, stop + lead), at_turn + lead if turn else 0
+
+
+def _first_turn(text: str, start: int, render: Callable[..., str]) -> int:
+    """Where a first turn begins: behind what the template puts before it by itself, which may be a system prompt."""
+    asked = [{"role": "user", "content": "zq_probe"}, {"role": "assistant", "content": "zq_answer"}]
+    try:
+        end = render(asked, False).rpartition("zq_answer")[2]
+        between = render([*asked, asked[0]], True).rpartition("zq_answer")[2]
+    except Exception:  # a template may refuse anything
+        return 0
+    header, found, _ = between.partition("zq_probe")
+    header = header[len(end) :] if found and header.startswith(end) else ""
+    return start - len(header) if header and text[:start].endswith(header) else 0
 
 
 def _common(a: str, b: str) -> int:

@@ -80,8 +80,7 @@ def build_prompt(model: HasVocabulary, messages: Sequence[Message], tools: Seque
         raise ModelError(
             "the model's chat template leaves out the user's message; a gate can't read it, so use another template or model"
         )
-    before = _history(render, messages[:last])
-    turn = _common(rendered, before) if before is not None else start
+    turn = _turn_start(model, render, messages[:last], rendered, start)
     offsets = _offsets(model, tokens, rendered)
     return Prompt(
         tuple(tokens),
@@ -151,14 +150,16 @@ def _tokens_between(offsets: Sequence[int], start: int, end: int) -> Span:
     return Span(first, max(stop, first + 1))
 
 
-def _history(render: _Render, messages: list[Message]) -> str | None:
-    """What the template says before the current turn; None where it refuses to say that alone."""
-    if not messages:
-        return ""
+def _turn_start(model: HasVocabulary, render: _Render, history: list[Message], rendered: str, user: int) -> int:
+    """Where the current turn begins, whose user's text begins at `user`: behind its history, or behind what the template puts before a
+    first turn by itself (a system prompt of its own); at the text itself where the template refuses to say its history alone."""
+    if not history:
+        header = model.template.user_header
+        return user - len(header) if header and rendered[:user].endswith(header) else 0
     try:
-        return render(messages, answering=False)
+        return _common(rendered, render(history, answering=False))
     except ModelError:
-        return None
+        return user
 
 
 def _common(a: str, b: str) -> int:

@@ -26,7 +26,7 @@ class Message(_Said, total=False):
 
 Tool = Mapping[str, Any]
 """What a model may call, as OpenAI describes it: `{"type": "function", "function": {"name", "description", "parameters": {…}}}`."""
-_PROBE = "zq_probe"
+_PROBE, _ANSWER = "zq_probe", "zq_answer"
 
 
 class ChatTemplate:
@@ -47,6 +47,18 @@ class ChatTemplate:
             return _PROBE in self.render(asked, tools=[{"type": "function", "function": function}])
         except ModelError:
             return False
+
+    @cached_property
+    def user_header(self) -> str:
+        """What stands before a user's text and is not the end of what comes before; empty where the template does not show it."""
+        asked = [Message(role="user", content=_PROBE), Message(role="assistant", content=_ANSWER)]
+        try:
+            end = self.render(asked, answering=False).rpartition(_ANSWER)[2]
+            between = self.render([*asked, asked[0]]).rpartition(_ANSWER)[2]
+        except ModelError:
+            return ""
+        header, found, _ = between.partition(_PROBE)
+        return header[len(end) :] if found and header.startswith(end) else ""
 
     def render(self, messages: Sequence[Message], *, answering: bool = True, tools: Sequence[Tool] = ()) -> str:
         """Text of the conversation, with the generation prompt if an answer is to follow.

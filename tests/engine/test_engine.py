@@ -108,6 +108,22 @@ def test_a_shared_beginning_is_evaluated_once_and_keeps_all_bits(tiny: Model, n:
     assert again.pieces[-1].cached_tokens == (n - 10 if n < 64 else 128)
 
 
+def test_what_comes_before_a_steered_turn_is_shared_and_the_turn_is_evaluated_once(tiny: Model) -> None:
+    pack = synthetic_pack(tiny, "open", layer=3, gate_layer=2, scope="turn")
+    one = prompt_of(40)
+    prompts = [Prompt((*one.tokens[:20], *prompt_of(20, i).tokens), Span(22, 40), 20) for i in range(2)]
+    alone = []
+    for prompt in prompts:
+        with Driven(tiny, [pack], n_ubatch=512) as driven:
+            alone.append(driven.logits(prompt, 1))
+    with Driven(tiny, [pack], n_ubatch=512) as driven:
+        found = [driven.answer(prompt, 1) for prompt in prompts]
+        assert driven.worker.evaluated == 40 + 20
+    assert [f.pieces[-1].cached_tokens for f in found] == [0, 20]
+    for f, logits in zip(found, alone, strict=True):
+        np.testing.assert_array_equal(np.stack(f.logits), logits)
+
+
 def test_parts_and_where_they_can_be_taken_up() -> None:
     assert prompt_parts(513, 512) == [(0, 448), (448, 513)]
     assert prompt_parts(514, 512) == [(0, 512), (512, 514)]

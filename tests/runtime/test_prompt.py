@@ -50,6 +50,11 @@ def test_the_models_own_template(smollm2: Model) -> None:
     prompt = build_prompt(smollm2, turns)
     turn = b"".join(smollm2.piece(t, special=True) for t in prompt.tokens[prompt.turn_start :]).decode()
     assert turn == "<|im_start|>user\nAnd cakes?<|im_end|>\n<|im_start|>assistant\n"
+    # a first turn begins behind the template's own system prompt
+    first, given = (build_prompt(smollm2, some) for some in ([user("Hi")], [turns[0], user("Hi")]))
+    for prompt in (first, given):
+        turn = b"".join(smollm2.piece(t, special=True) for t in prompt.tokens[prompt.turn_start :]).decode()
+        assert turn == "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"
 
 
 @pytest.mark.parametrize("with_template", ["llama 3", "mistral", "gemma"], indirect=True)
