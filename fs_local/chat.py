@@ -69,7 +69,7 @@ class Chat:
                 return
             except KeyboardInterrupt:
                 continue
-            if line == "/bye":
+            if line in ("/bye", "/exit", "/quit"):
                 return
             if line:
                 try:
@@ -196,6 +196,8 @@ class Chat:
                 self._model.set_strength(float(number), name or None)
             except ValueError:
                 raise FsLocalError(f"{number!r} is no number; say for example: /strength 0.8") from None
+        if not self._model.packs:
+            raise FsLocalError("there is no pack here; give one with --pack when the chat is started")
         for pack in self._model.packs:
             out.print(f"{escape(pack.manifest.name)}: strength {pack.manifest.steer.strength:g}")
 

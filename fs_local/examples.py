@@ -149,7 +149,8 @@ def rows_of(path: Path, data: bytes) -> Iterator[tuple[dict[str, Any], str]]:
         try:
             row = json.loads(line)
         except (ValueError, RecursionError) as error:
-            raise DataError(f"{where} is not JSON: {error}") from error
+            hint = "; give one object a line, without the brackets of a list" if line.lstrip().startswith("[") else ""
+            raise DataError(f"{where} is not JSON: {error}{hint}") from error
         if not isinstance(row, dict):
             raise DataError(f'{where} is not a JSON object like {{"query": …}}')
         yield row, where
@@ -178,7 +179,11 @@ def row_query(row: dict[str, Any], where: str) -> Query:
 
 
 def _answers(row: dict[str, Any], field: str, where: str) -> tuple[str, ...]:
-    value = row.get(field)
+    if field not in row:
+        raise DataError(
+            f"{where}: there is no `{field}` (a text or a list of texts) beside {', '.join(map(repr, row))[:200]}"
+        )
+    value = row[field]
     answers = value if isinstance(value, list) else [value]
     texts = tuple(a for a in answers if isinstance(a, str))
     if not answers or len(texts) < len(answers):

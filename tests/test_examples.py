@@ -48,7 +48,7 @@ def test_csv_with_quotes_and_newlines(tmp_path: Path) -> None:
         ("[1]", "line 2 is not a JSON object"),
         ({"preferred": "a", "undesired": "b"}, "line 2: no `query`"),
         ({"query": " ", "preferred": "a", "undesired": "b"}, "line 2: the query is empty"),
-        ({"query": "q", "preferred": "a"}, "line 2: `undesired` must be"),
+        ({"query": "q", "preferred": "a"}, "line 2: there is no `undesired`"),
         ({"query": "q", "preferred": [], "undesired": "b"}, "line 2: `preferred` must be"),
         ({"query": "q", "preferred": ["a", ""], "undesired": "b"}, "line 2: `preferred` has an empty answer"),
         ({"query": "q", "preferred": 3, "undesired": "b"}, "line 2: `preferred` must be"),

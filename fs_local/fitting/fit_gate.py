@@ -19,6 +19,10 @@ from fs_local.version import __version__
 
 _OF_THE_GATE = " of the gate"
 _SHOWN_CHARACTERS, _NAMED = 60, 5
+_FEW = 100
+"""General queries: fewer tell little of a gate that has thousands of weights."""
+_MOST_SUSPECT = 0.5
+"""Of the IR queries: where more look like general ones, it is the gate that can't tell them apart."""
 
 
 def gated(
@@ -87,9 +91,10 @@ def notes_on_gate(when: ChosenGate, queries: GateQueries, options: FitOptions) -
     for kind in when.kinds:
         if not kind.held:
             rows = "; ".join(_shown(general[i]) for i in when.openers.get(kind.name, ()))
+            such_as = f" ({rows})" if rows else ""
             notes.append(
-                f"{kind.name} can't be told from the IR queries on this model: keeping {options.budget:.0%} of it closed would close the "
-                f"gate for too many of them, so it opens for {kind.opened_seen:.0%} of {kind.name} ({rows}); more general queries of "
+                f"{kind.name} can't be told from the IR queries on this model: keeping all but {options.budget:.0%} of it closed would close "
+                f"the gate for too many of them, so it opens for {kind.opened_seen:.0%} of {kind.name}{such_as}; more general queries of "
                 "that kind (--general), fewer like them among the IR queries, or a larger model would help"
             )
     if when.with_open_wraps is not None:
@@ -99,8 +104,14 @@ def notes_on_gate(when: ChosenGate, queries: GateQueries, options: FitOptions) -
             f"leaves them alone: of queries in wraps it opens for {when.open_ir_in_wraps or 0:.0%} of IR ones and "
             f"{when.open_general_in_wraps or 0:.0%} of general ones; with --open-wraps it would open for {ir_open:.0%} and {general_open:.0%}"
         )
+    n_ir = sum(map(len, queries.ir))
+    if 0 < len(general) < _FEW:
+        notes.append(
+            f"{len(general)} general and {n_ir} IR queries are few: what is told of the gate is rough, and it may open for more than it says; give "
+            "more of both, or leave out --no-background"
+        )
     suspects = when.ir_like_general
-    if suspects:
+    if 0 < len(suspects) <= _MOST_SUSPECT * n_ir:
         ir = [q.text for part in queries.ir for q in part.queries]
         rows = "; ".join(_shown(ir[i]) for i in suspects[:_NAMED])
         notes.append(

@@ -45,6 +45,10 @@ def read_members(path: Path, names: tuple[str, ...]) -> dict[str, bytes]:
         raise PackError(f"{path} can't be read: {error.strerror or error}") from error
     if data is None:
         raise PackError(f"{path} is no steering pack: a pack has at most {MAX_PACK_BYTES:,} bytes")
+    if data[:4] == b"GGUF":
+        raise PackError(
+            f"{path} is a GGUF file and no steering pack; if it is a control vector, make one of it with: fs-local gate"
+        )
     if data[:4] != b"PK\x03\x04":
         raise PackError(f"{path} is no steering pack; make one with: fs-local fit")
     if seal(data[:-_SEAL_BYTES]) != data:
