@@ -389,12 +389,11 @@ def _first_turn(text: str, start: int, render: Callable[..., str]) -> int:
     """Where a first turn begins: behind what the template puts before it by itself, which may be a system prompt."""
     asked = [{"role": "user", "content": "zq_probe"}, {"role": "assistant", "content": "zq_answer"}]
     try:
-        end, between = (
-            render(*some).rpartition("zq_answer")[2] for some in ((asked, False), ([*asked, asked[0]], True))
-        )
+        end = render(asked, False).rpartition("zq_answer")[2]
+        between = render([*asked, asked[0]]).rpartition("zq_answer")[2]
     except Exception:  # a template may refuse anything
         return 0
-    header = between.partition("zq_probe")[0].removeprefix(end) if between.startswith(end) else ""
+    header = between.partition("zq_probe")[0].removeprefix(end)
     return start - len(header) if header and text[:start].endswith(header) else 0
 
 
