@@ -375,8 +375,7 @@ def _tokenized(tokenizer: Any, messages: list[dict[str, str]]) -> tuple[list[int
             raise SteeringError("the chat template leaves out the user's message; a gate can't read it")
         turn = min(_common(text, render(messages[:last], False)) if last else _first_turn(text, start, render), start)
     found = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-    ids, offsets = list(found["input_ids"]), list(found["offset_mapping"])
-    lead = 0
+    ids, offsets, lead = list(found["input_ids"]), list(found["offset_mapping"]), 0
     if getattr(tokenizer, "add_bos_token", False) and tokenizer.bos_token and not text.startswith(tokenizer.bos_token):
         ids, lead = [tokenizer.bos_token_id, *ids], 1
     first = next((i for i, (_, stop) in enumerate(offsets) if stop > start), len(offsets) - 1)
