@@ -20,14 +20,11 @@ from fs_local.errors import EngineClosed, EngineFull, FsLocalError
 from fs_local.pack.engine import EngineName
 from fs_local.pack.file import Pack
 from fs_local.runtime.context import Context
-from fs_local.runtime.memory import give_back_freed
 from fs_local.runtime.model import Model
 from fs_local.runtime.prompt import Prompt
 from fs_local.runtime.template import Message, Tool
 
 _SPARE = 8
-_REST_SECONDS = 1.0
-"""Without work, before freed memory is given back."""
 
 
 @dataclass(frozen=True)
@@ -267,15 +264,12 @@ class _State:
 def _run(worker: Worker, state: _State) -> None:
     """The engine's thread."""
     error: BaseException = EngineClosed("the engine was closed before the answer was there")
-    has_worked = False
     try:
         while True:
             if state.new or state.closing or worker.is_idle:
                 with state.changed:
                     while not state.new and not state.closing and worker.is_idle:
-                        if not state.changed.wait(_REST_SECONDS if has_worked else None):
-                            give_back_freed()
-                            has_worked = False
+                        state.changed.wait()
                     if state.closing:
                         break
                     if state.forgets and worker.is_idle:
@@ -284,7 +278,6 @@ def _run(worker: Worker, state: _State) -> None:
                     while state.new and not state.forgets:
                         worker.add(state.new.popleft())
             worker.turn()
-            has_worked = True
     except BaseException as raised:
         error = raised
     with state.changed:

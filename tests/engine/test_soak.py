@@ -34,7 +34,6 @@ def test_memory_does_not_grow_with_requests(tiny: Model) -> None:
                 assert time.monotonic() < ends, "a request is stuck"
                 time.sleep(0.01)
             gc.collect()
-            time.sleep(2)  # the engine gives freed memory back once it rests
             if first == 0:
                 settled = psutil.Process().memory_full_info().uss
         grown = (psutil.Process().memory_full_info().uss - settled) / 1e6
