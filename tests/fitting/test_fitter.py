@@ -37,7 +37,7 @@ def test_a_pack_steers_unseen_ir_queries_leaves_general_ones_and_says_how_it_was
 def steers_ir_queries_alone(pack: Pack) -> None:
     with SteeredModel.load("smollm2", [pack]) as model, SteeredModel.load("smollm2") as unsteered:
         ir, general = (list(read_queries(DATA / f"{name}.jsonl")[0]) for name in ("unseen_ir", "unseen_general"))
-        steered, plain = (m.generate_many(ir, GenerationOptions(max_tokens=24)) for m in (model, unsteered))
+        steered, plain = (m.generate_many(ir, GenerationOptions(max_tokens=14)) for m in (model, unsteered))
         assert np.mean([c.decisions[0].is_open for c in steered]) > 0.8
         assert sum(is_refusal(c.text) for c in steered) >= 2 * sum(is_refusal(c.text) for c in plain) + 3
         short = GenerationOptions(max_tokens=12)

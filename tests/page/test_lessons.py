@@ -148,7 +148,7 @@ def test_a_lesson_becomes_examples(own_data: Path) -> None:
         ("{", "line 1 is not JSON"),
         ('{"query": "a"}', "`kind` must be"),
         ('{"kind": "other", "query": "a"}', "`kind` must be"),
-        ('{"kind": "pair", "query": "a"}', "`preferred` must be"),
+        ('{"kind": "pair", "query": "a"}', "there is no `preferred`"),
         ('{"kind": ["pair"], "query": "a"}', "`kind` must be"),
         ('{"kind": "ir", "query": " "}', "the query is empty"),
         ("", "no rows"),
