@@ -117,6 +117,7 @@ class Terminal:
 
     def __init__(self, *arguments: str) -> None:
         self._own, theirs = pty.openpty()
+        self._shown = ""
         environment = {**os.environ, "TERM": "xterm", "COLUMNS": "160", "PROMPT_TOOLKIT_NO_CPR": "1"}
         self._child = subprocess.Popen(
             [sys.executable, "-m", "cli", *arguments],
@@ -138,10 +139,11 @@ class Terminal:
         os.write(self._own, text.encode())
 
     def read_until(self, text: str, seconds: float = 60) -> str:
-        """What it shows until this text is among it."""
-        shown, end = "", time.monotonic() + seconds
-        while text not in shown:
+        """What it shows up to this text; what came behind it is for the next call."""
+        end = time.monotonic() + seconds
+        while text not in self._shown:
             ready = select.select([self._own], [], [], max(0.0, end - time.monotonic()))[0]
-            assert ready, f"waited for {text!r}, and saw {shown[-2000:]!r}"
-            shown += os.read(self._own, 4096).decode("utf-8", "replace")
-        return shown
+            assert ready, f"waited for {text!r}, and saw {self._shown[-2000:]!r}"
+            self._shown += os.read(self._own, 4096).decode("utf-8", "replace")
+        before, found, self._shown = self._shown.partition(text)
+        return before + found
