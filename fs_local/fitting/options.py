@@ -71,7 +71,7 @@ class FitOptions:
         gate: kind of gate; by default logistic where there are general queries, else quantile (one-class). `open` steers every query,
             which is the default of rivals that have no gate.
         strength: λ.
-        scope: `all` positions, the `prompt` alone, or `generation` alone.
+        scope: what an open gate steers (`fs_local.pack.manifest.Scope`).
         n_experts: least and most K.
         residual_rank: directions of the residual; 0 for none.
         tail: ε. budget: share of each kind of general query that may open a supervised gate.

@@ -15,7 +15,7 @@ OPTIONS = FitOptions(background=False, layers=(3,), strength=1.0, residual_rank=
 
 
 def test_what_is_on_disk_already_takes_no_time(tiny: Model, few_examples: Examples, tmp_path: Path) -> None:
-    store = Store(tmp_path / "results.jsonl")
+    store = Store(tmp_path / "results.sqlite3")
     before = plan_fit(tiny, few_examples, OPTIONS, store.captures)
     assert min(before.queries, before.pairs, before.trials, before.gate) > 0
     fit(tiny, few_examples, OPTIONS, store=store)
@@ -26,7 +26,7 @@ def test_what_is_on_disk_already_takes_no_time(tiny: Model, few_examples: Exampl
 def test_the_background_is_read_once_a_model(tiny: Model, few_examples: Examples, tmp_path: Path) -> None:
     """Another user's examples find it where the first fit left it."""
     store, options = (
-        Store(tmp_path / "results.jsonl"),
+        Store(tmp_path / "results.sqlite3"),
         FitOptions(layers=(3,), strength=1.0, residual_rank=0, share=0.05),
     )
     half = len(few_examples.pairs) // 2
