@@ -21,8 +21,9 @@ from fs_local.runtime.sequence_state import Bytes, restore, saved
 
 TILE = 64
 """Rows from which on llama.cpp's attention works in tiles, and cells in one of these. Below, it takes cells one after the other."""
-TILED, PLAIN, SINGLE = b"tp1"  # small numbers, kept in a bytearray a sequence
-"""How a cell was evaluated: with 64 rows or more, with fewer, or alone or in one decode with other sequences."""
+TILED, PLAIN, SINGLE, ANYWHERE = b"tp1a"  # small numbers, kept in a bytearray a sequence
+"""How a cell was evaluated: in a part of 64 rows or more, or of fewer, with the bits of an empty pool; alone or in one decode with other
+sequences; or in a part that stood where there was room, so that its last bits are its own."""
 
 
 def kind_of(n_rows: int) -> int:
@@ -91,7 +92,8 @@ class Cells:
     def part(self, seq: int, tokens: Sequence[int], start: int, output: bool) -> None:
         """Evaluates a part of a prompt. Raises as `Context.decode`; the cells are then as before."""
         cells = self._find(len(tokens))
-        self._place([seq] * len(cells), cells, kind_of(len(tokens)))
+        kind = kind_of(len(tokens)) if self._is_aligned(cells, self._after(seq)) else ANYWHERE
+        self._place([seq] * len(cells), cells, kind)
         try:
             self._context.decode(tokens, start=start, seq=seq, output=output)
         except BaseException:
@@ -188,8 +190,7 @@ class Cells:
 
         False where there is no such room. `settle` ends it.
         """
-        own = self._of.get(seq)
-        after = max(own) + 1 if own else 0
+        after = self._after(seq)
         target = self._target(n_rows, after)
         if target is None:
             return False
@@ -199,6 +200,10 @@ class Cells:
                 self.settle()
                 return False
         return True
+
+    def _after(self, seq: int) -> int:
+        """The cell behind all of a sequence."""
+        return max(self._of.get(seq, ()), default=-1) + 1
 
     def _place_one(self, seq: int) -> None:
         """The next token of a lone sequence, without numpy's price where all is as usual."""

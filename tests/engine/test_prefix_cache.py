@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from fs_local.engine import Prompt, Span
+from fs_local.engine import Prompt, Span, Steer
 from fs_local.engine.cells import Cells, PutAway
 from fs_local.engine.prefix_cache import MOST_IDLE
 from fs_local.runtime.context import Context
@@ -13,7 +13,7 @@ from fs_local.runtime.model import Model
 from fs_local.runtime.sequence_state import saved
 from tests.engine.asked import prompt_of
 from tests.engine.driven import Driven
-from tests.packs import synthetic_pack
+from tests.packs import synthetic_pack, with_gate
 
 
 def continued(tokens: list[int]) -> Prompt:
@@ -87,3 +87,24 @@ def test_what_is_put_away_has_a_bound(tiny: Model) -> None:
         assert driven.worker.n_kept <= 4
         driven.worker.forget()
         assert driven.worker.n_kept == 0
+
+
+def test_what_had_to_stand_anywhere_serves_no_decision(tiny: Model) -> None:
+    """A sequence that made room is prefilled again where there are cells; its bits are not those of an empty pool."""
+    coef = np.random.default_rng(1).standard_normal(tiny.width) / tiny.width**0.5
+    packs = [with_gate(synthetic_pack(tiny, "half", layer=3, gate_layer=2), coef, 0.0)]
+    unsteered = Steer(disabled=frozenset({packs[0].manifest.name}))
+    asked = prompt_of(100, 4)
+    with Driven(tiny, packs, n_ctx=512, n_seq=4) as alone:
+        (expected,) = alone.decide(asked)
+    with Driven(tiny, packs, n_ctx=512, n_seq=4) as driven:
+        lasting = driven.begin(prompt_of(10), 200, steer=unsteered)
+        driven.begin(prompt_of(200, 2), 75, steer=unsteered)
+        evicted = driven.begin(asked, 90, steer=unsteered)
+        while not evicted.is_done:
+            driven.worker.turn()
+        assert driven.worker.evicted
+        assert not lasting.is_done
+        (found,) = driven.decide(asked)
+    assert found.opening == expected.opening
+    np.testing.assert_array_equal(found.vector, expected.vector)
