@@ -79,6 +79,7 @@ class Context:
         self._decode, self._get_logits = api.llama_decode, api.llama_get_logits_ith
         if model.is_remote:
             self._decode = functools.partial(model.call, _decode_and_wait)
+        self._all_logits = ctypes.c_float * model.n_vocab
         self._batch = Batch(self.n_ubatch, n_seq)
         self._has_control_vector = self._adds_natively = False
 
@@ -201,7 +202,9 @@ class Context:
 
     def logits_in_place(self, output: int = -1) -> F32:
         """The same where they stand: a sampler sees what is written, and the next decode replaces them."""
-        return np.ctypeslib.as_array(self._logits_at(output), shape=(self._model.n_vocab,))
+        # numpy's `as_array` leaves a circle of references behind at each call
+        row = self._all_logits.from_address(ctypes.addressof(self._logits_at(output).contents))
+        return np.asarray(row)
 
     def has_finite_logit(self, token: int, output: int = -1) -> bool:
         """Whether a token's logit is a number."""

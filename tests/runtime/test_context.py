@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import signal
 import threading
 
@@ -80,6 +81,20 @@ def test_an_exception_ends_a_control_vector(context: Context) -> None:
     with pytest.raises(ZeroDivisionError), context.control_vector({5: np.ones(64, dtype=np.float32)}):
         _ = 1 / 0
     np.testing.assert_array_equal(logits(context), plain)
+
+
+def test_logits_leave_nothing_for_the_collector(context: Context) -> None:
+    """A circle at each token would stand in memory until some hundred thousand of them are collected."""
+    logits(context)
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in range(10):
+            context.logits()
+            context.logits_in_place()
+        assert gc.collect() == 0
+    finally:
+        gc.enable()
 
 
 def test_a_graph_that_ends_early_has_no_logits(context: Context) -> None:
