@@ -15,6 +15,14 @@ class DataError(FsLocalError):
     """Examples that can't be used; the message names the file and the line."""
 
 
+class NotThereError(DataError):
+    """A lesson, or a row of one, that there is not."""
+
+
+class TakenError(DataError):
+    """A name that another lesson has."""
+
+
 class FitError(FsLocalError):
     """States or parameters that nothing can be fitted on."""
 

@@ -14,7 +14,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Literal
 
 from fs_local.database import Database
-from fs_local.errors import DataError
+from fs_local.errors import DataError, NotThereError, TakenError
 from fs_local.examples import Query, row_pair, row_query, rows_of
 from fs_local.user_data import user_database
 
@@ -80,7 +80,7 @@ class Summary:
 
 
 class Lessons:
-    """The lessons in a database. Every method raises DataError where the file can't be used, or where there is no such lesson."""
+    """The lessons in a database. Every method raises DataError where the file can't be used, and NotThereError where there is no such lesson."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -95,17 +95,17 @@ class Lessons:
             return [Summary(**row) for row in map(dict, rows)]
 
     def create(self, name: str) -> None:
-        """A new lesson without rows. Raises DataError: the name is taken, or is none."""
+        """A new lesson without rows. Raises TakenError: the name is taken; DataError: it is none."""
         with self._database.transaction() as db:
             if db.execute("select 1 from lesson where name = ?", (checked_name(name),)).fetchone():
-                raise DataError(f"there is a lesson {name!r} already")
+                raise TakenError(f"there is a lesson {name!r} already")
             db.execute("insert into lesson values (?, ?)", (name, time.time()))
 
     def rename(self, name: str, new: str) -> None:
-        """Raises DataError: the new name is taken, or is none."""
+        """Raises TakenError: the new name is taken; DataError: it is none."""
         with self._of(name) as db:
             if db.execute("select 1 from lesson where name = ?", (checked_name(new),)).fetchone():
-                raise DataError(f"there is a lesson {new!r} already")
+                raise TakenError(f"there is a lesson {new!r} already")
             db.execute("update lesson set name = ? where name = ?", (new, name))
 
     def remove(self, name: str) -> None:
@@ -128,23 +128,23 @@ class Lessons:
             return [int(db.execute(sql, (name, *_columns(row))).lastrowid or 0) for row in rows]
 
     def change(self, name: str, id: int, row: LessonRow) -> None:
-        """Puts a row in another's place. Raises DataError: there is no such row."""
+        """Puts a row in another's place. Raises NotThereError: there is no such row."""
         with self._of(name) as db:
             sql = "update example set kind = ?, messages = ?, preferred = ?, undesired = ? where lesson = ? and id = ?"
             if db.execute(sql, (*_columns(row), name, id)).rowcount == 0:
-                raise DataError(f"the lesson {name!r} has no row {id}")
+                raise NotThereError(f"the lesson {name!r} has no row {id}")
 
     def remove_row(self, name: str, id: int) -> None:
-        """Raises DataError: there is no such row."""
+        """Raises NotThereError: there is no such row."""
         with self._of(name) as db:
             if db.execute("delete from example where lesson = ? and id = ?", (name, id)).rowcount == 0:
-                raise DataError(f"the lesson {name!r} has no row {id}")
+                raise NotThereError(f"the lesson {name!r} has no row {id}")
 
     @contextmanager
     def _of(self, name: str) -> Iterator[sqlite3.Connection]:
         with self._database.transaction() as db:
             if db.execute("select 1 from lesson where name = ?", (name,)).fetchone() is None:
-                raise DataError(f"there is no lesson {name!r:.80}")
+                raise NotThereError(f"there is no lesson {name!r:.80}")
             yield db
 
 

@@ -9,7 +9,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 
-from fs_local.errors import ContextFullError, EngineClosed, EngineFull, FsLocalError
+from fs_local.errors import ContextFullError, EngineClosed, EngineFull, FsLocalError, NotThereError, TakenError
 
 _KINDS = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
 _LONGEST = 400
@@ -93,4 +93,8 @@ def of_library(error: FsLocalError) -> ApiError:
         return busy("the model is not loaded; try again in a moment")
     if isinstance(error, ContextFullError):
         return ApiError(400, str(error), param="messages", code="context_length_exceeded")
+    if isinstance(error, NotThereError):
+        return ApiError(404, str(error), code="not_found")
+    if isinstance(error, TakenError):
+        return ApiError(409, str(error), code="taken")
     return ApiError(400, str(error))

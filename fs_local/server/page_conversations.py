@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter
 from fastapi import Request as HttpRequest
@@ -65,7 +65,7 @@ def conversations(http: HttpRequest) -> JSONResponse:
     return JSONResponse({"data": [asdict(c) for c in _kept(http).all()]})
 
 
-@router.post("/v1/page/conversations")
+@router.post("/v1/page/conversations", status_code=201)
 def begin(body: Begun, http: HttpRequest) -> JSONResponse:
     """A new one."""
     return JSONResponse(asdict(_kept(http).begin(body.title, _plain(body.messages))), 201)
@@ -99,13 +99,11 @@ def remove(id: str, http: HttpRequest) -> JSONResponse:
 
 
 @router.get("/v1/page/conversations/{id}/export")
-def export(id: str, http: HttpRequest, form: str = "json") -> Response:
+def export(id: str, http: HttpRequest, form: Literal["json", "pairs"] = "json") -> Response:
     """The conversation as JSON, or (`form=pairs`) its corrected answers as JSONL of pairs."""
     kept = _one(id, http)
     if form == "json":
         return _download(json.dumps(asdict(kept), ensure_ascii=False, indent=1), "application/json", f"{id}.json")
-    if form != "pairs":
-        raise ApiError(400, "a conversation is exported as json or pairs", param="form", code="invalid_value")
     lines = [json.dumps(pair, ensure_ascii=False) + "\n" for pair in _pairs(kept)]
     return _download("".join(lines), "application/jsonl", f"{id}.jsonl")
 

@@ -49,7 +49,7 @@ async def state(http: HttpRequest) -> JSONResponse:
     return JSONResponse({"fit": None if now is None else asdict(now)})
 
 
-@router.post("/v1/page/fits")
+@router.post("/v1/page/fits", status_code=202)
 async def start(body: NewFit, http: HttpRequest) -> JSONResponse:
     """Begins one."""
     rows = await run_in_threadpool(Lessons(http.app.state.database).rows, body.lesson)
@@ -94,7 +94,7 @@ async def report(pack: str, http: HttpRequest) -> Response:
     return Response(path.read_bytes(), media_type="text/html", headers={"Content-Security-Policy": _REPORT_SECURITY})
 
 
-@router.post("/v1/page/demo")
+@router.post("/v1/page/demo", status_code=201)
 def demo(body: Empty, http: HttpRequest) -> JSONResponse:
     """The lesson that comes with the product, ready to be fitted."""
     lessons = Lessons(http.app.state.database)

@@ -68,7 +68,7 @@ def lessons(http: HttpRequest) -> JSONResponse:
     return JSONResponse({"data": [asdict(s) for s in _lessons(http).all()]})
 
 
-@router.post("/v1/page/lessons")
+@router.post("/v1/page/lessons", status_code=201)
 def create(body: NewLesson, http: HttpRequest) -> JSONResponse:
     """A new one."""
     _lessons(http).create(body.name)
@@ -95,7 +95,7 @@ def rows(name: str, http: HttpRequest) -> JSONResponse:
     return JSONResponse(_shown(name, _lessons(http).rows(name)))
 
 
-@router.post("/v1/page/lessons/{name}/rows")
+@router.post("/v1/page/lessons/{name}/rows", status_code=201)
 def add(name: str, body: NewRow, http: HttpRequest) -> JSONResponse:
     """One more row."""
     kept = _lessons(http)
@@ -119,7 +119,7 @@ def remove_row(name: str, id: int, http: HttpRequest) -> JSONResponse:
     return JSONResponse(_shown(name, kept.rows(name)))
 
 
-@router.post("/v1/page/lessons/{name}/import")
+@router.post("/v1/page/lessons/{name}/import", status_code=201)
 def take_in(name: str, body: Import, http: HttpRequest) -> JSONResponse:
     """The rows of a file join those that are there; where one can't be used, none of them."""
     kept = _lessons(http)
@@ -128,12 +128,18 @@ def take_in(name: str, body: Import, http: HttpRequest) -> JSONResponse:
     return JSONResponse(_shown(name, kept.rows(name)), 201)
 
 
-@router.get("/v1/page/lessons/{name}/export")
+class Jsonl(Response):
+    """One JSON object a line."""
+
+    media_type = "application/jsonl"
+
+
+@router.get("/v1/page/lessons/{name}/export", response_class=Jsonl)
 def export(name: str, http: HttpRequest) -> Response:
     """All rows as JSONL."""
     text = lesson_text(_lessons(http).rows(name))
     headers = {"Content-Disposition": 'attachment; filename="lesson.jsonl"'}
-    return Response(text, media_type="application/jsonl", headers=headers)
+    return Jsonl(text, headers=headers)
 
 
 def _shown(name: str, rows: Sequence[LessonRow]) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from fs_local.server.limits import MAX_MESSAGES
@@ -117,6 +117,8 @@ class OllamaGenerateRequest(_Ollama):
 
 class ShowRequest(Strict):
     """`POST /api/show`; `name` is its older word for `model`."""
+
+    model_config = ConfigDict(json_schema_extra={"anyOf": [{"required": ["model"]}, {"required": ["name"]}]})
 
     model: Name | None = None
     name: Name | None = None
