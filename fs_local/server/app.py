@@ -112,14 +112,19 @@ def create_app(backend: Backend, settings: ServerSettings) -> FastAPI:
     return app
 
 
+_METHODS = ("DELETE", "GET", "HEAD", "PATCH", "POST", "PUT")
+
+
 class _Page(StaticFiles):
     """The page's own files, and nothing from anywhere else."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
-            others = (r for r in scope["app"].routes if not isinstance(r, Mount))
-            if any(r.matches({**scope, "root_path": ""})[0] is Match.PARTIAL for r in others):
-                raise HTTPException(405)
+            others = [r for r in scope["app"].routes if not isinstance(r, Mount)]
+            asked = [{**scope, "root_path": "", "method": method} for method in _METHODS]
+            allowed = [at["method"] for at in asked if any(r.matches(at)[0] is Match.FULL for r in others)]
+            if allowed:
+                raise HTTPException(405, headers={"Allow": ", ".join(allowed)})
             if scope["method"] not in ("GET", "HEAD"):
                 raise HTTPException(404)
 

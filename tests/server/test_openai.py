@@ -182,4 +182,6 @@ def test_models_have_three_kinds_of_name(served: Served) -> None:
 def test_unknown_routes_and_methods(served: Served) -> None:
     assert served.http.get("/v1/embeddings").status_code == 404
     assert served.http.post("/v1/embeddings", json={}).json()["error"]["message"] == "there is no /v1/embeddings here"
-    assert served.http.get("/v1/chat/completions").status_code == 405
+    wrong = served.http.get("/v1/chat/completions")
+    assert (wrong.status_code, wrong.headers["allow"]) == (405, "POST")
+    assert served.http.put("/v1/steering/packs/none").headers["allow"] == "PATCH"
