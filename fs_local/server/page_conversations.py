@@ -98,7 +98,7 @@ def remove(id: str, http: HttpRequest) -> JSONResponse:
     return JSONResponse({"removed": id})
 
 
-@router.get("/v1/page/conversations/{id}/export")
+@router.get("/v1/page/conversations/{id}/export", responses={200: {"content": {"application/jsonl": {}}}})
 def export(id: str, http: HttpRequest, form: Literal["json", "pairs"] = "json") -> Response:
     """The conversation as JSON, or (`form=pairs`) its corrected answers as JSONL of pairs."""
     kept = _one(id, http)
