@@ -80,7 +80,7 @@ def summary_rows(pack: Pack, size: int) -> list[tuple[str, str]]:
         budget = "" if f.held_out.within_budget else " (over the fluency budget)"
         row(
             "held out",
-            f"{effect} {f.held_out.effect:.0%} (unsteered {f.unsteered_held_out or 0:.0%}) on {f.held_out.pairs} pairs that had no part in "
+            f"{effect} {share(f.held_out.effect)} (unsteered {share(f.unsteered_held_out or 0)}) on {f.held_out.pairs} pairs that had no part in "
             f"the fit; repeated words {f.held_out.repeated:.0%}, perplexity ×{f.held_out.perplexity_ratio:.2f}{budget}",
         )
     for k, about in enumerate(m.experts):
@@ -103,14 +103,19 @@ def trial_rows(pack: Pack) -> list[tuple[str, str]]:
             len(pack.experts.residual) if m.method == "finesteer" else 0,
         )
         budget = "" if t.within_budget else " (over the fluency budget)"
-        unsteered = f" (unsteered {f.unsteered_effect or 0:.0%})" if t.pairs == most else ""
+        unsteered = f" (unsteered {share(f.unsteered_effect or 0)})" if t.pairs == most else ""
         label = f"  {blocks(t.layers)}, λ {t.strength:g}, residual {t.residual}"
         value = (
-            f"{t.pairs} pairs: {effect} {t.effect:.0%}{unsteered}, repeated words {t.repeated:.0%}, "
+            f"{t.pairs} pairs: {effect} {share(t.effect)}{unsteered}, repeated words {t.repeated:.0%}, "
             f"perplexity ×{t.perplexity_ratio:.2f}{budget}{'  ← chosen' if here else ''}"
         )
         rows.append((label, value))
     return rows
+
+
+def share(x: float) -> str:
+    """A share in percent; one that would be rounded to nothing keeps its first digit, since it may be ten times another such."""
+    return f"{x:.0%}" if x == 0 or x >= 0.01 else f"{100 * x:.1g}%"
 
 
 def blocks(layers: Sequence[int]) -> str:

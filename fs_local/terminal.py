@@ -29,6 +29,13 @@ from fs_local.printable import printable
 
 out = Console()
 err = Console(stderr=True)
+_WIDEST = 1000
+"""Columns of a table that goes into a file."""
+
+
+def print_table(table: Table) -> None:
+    """Prints a table; into a file or a pipe, as wide as it is, since a figure that is cut off is lost there."""
+    (out if out.is_terminal else Console(width=_WIDEST)).print(table)
 
 
 class _Rate(ProgressColumn):

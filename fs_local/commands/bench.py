@@ -69,7 +69,7 @@ def bench(
     from fs_local.benchmark.turns import Budget
     from fs_local.errors import FsLocalError
     from fs_local.report import write_report
-    from fs_local.terminal import out, stages
+    from fs_local.terminal import print_table, stages
 
     if scaling:
         if pack is not None:
@@ -83,7 +83,7 @@ def bench(
             print_json(grown.as_dict())
         else:
             for table in scaling_tables(grown):
-                out.print(table)
+                print_table(table)
         return
     if report is not None:
         raise FsLocalError("--report is a page of --scaling; give both, or use --json")
@@ -92,21 +92,21 @@ def bench(
     if as_json:
         print_json(found.as_dict())
     else:
-        out.print(bench_table(found))
+        print_table(bench_table(found))
 
 
 def _bench_serving(model: str, against: str | None, seconds: float, pairs: int, as_json: bool) -> None:
     from fs_local.benchmark.serving import bench_serving
     from fs_local.benchmark.tables import bench_table
     from fs_local.benchmark.turns import Budget
-    from fs_local.terminal import out, stages
+    from fs_local.terminal import print_table, stages
 
     with stages() as progress:
         found = bench_serving(model, against, Budget(seconds, pairs), progress)
     if as_json:
         print_json(found.as_dict())
     else:
-        out.print(bench_table(found))
+        print_table(bench_table(found))
 
 
 def _bench_peers(model: str, repeng_python: Path, as_json: bool) -> None:
@@ -114,11 +114,11 @@ def _bench_peers(model: str, repeng_python: Path, as_json: bool) -> None:
 
     from fs_local.benchmark.peers import bench_peers
     from fs_local.benchmark.tables import peers_table
-    from fs_local.terminal import out, stages
+    from fs_local.terminal import print_table, stages
 
     with stages() as progress:
         found = bench_peers(model, repeng_python, progress)
     if as_json:
         print_json({"peers": [asdict(p) for p in found]})
     else:
-        out.print(peers_table(found))
+        print_table(peers_table(found))

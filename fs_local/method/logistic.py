@@ -17,6 +17,8 @@ from fs_local.method.rows import Rows
 from fs_local.method.threshold import check_budget, threshold
 
 _OPENERS = 5
+_LEAST_RAMP = 0.1
+"""Of the general queries' deviation: where most IR queries are closed, a steeper ramp would only make margins that nobody can read."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,7 +99,7 @@ class LogisticGate(SubspaceGate):
         scores = CrossFitted(yes, no, self.shrinkage, self.n_folds, self.seed)
         begin, held = threshold(scores.ir, scores.general, no.parts, self.budget, self.least_open)
         unseen = self._describe_kinds(scores, no.parts, begin, held)
-        ramp_width = max((float(np.median(scores.ir)) - begin) / 4, 1e-3)
+        ramp_width = max((float(np.median(scores.ir)) - begin) / 4, _LEAST_RAMP * float(scores.general.std()), 1e-3)
         edge = 0.5 / CLOSED_BELOW ** (1 / self.decay)
         stretch = float(logit(edge) / ramp_width)
         rows = yes.side_by_side

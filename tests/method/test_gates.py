@@ -152,6 +152,14 @@ def test_a_kind_that_is_no_other_than_the_ir_queries_is_let_go() -> None:
     assert (gate.ir_opening_ > 0).mean() >= 0.8
 
 
+def test_margins_stay_readable_where_nothing_can_be_told_apart() -> None:
+    """Few IR queries, no other than the general ones: the ramp is as steep as the general queries' own deviation allows."""
+    rng = np.random.default_rng(3)
+    general = rng.standard_normal((400, 200)).astype(np.float32)
+    gate = LogisticGate(rank=2).fit(rng.standard_normal((12, 200)).astype(np.float32), general).gate_
+    assert max(abs(gate.margin(row)) for row in general) < 1000
+
+
 def test_several_places_are_one_linear_map() -> None:
     places = [np.random.default_rng(i).standard_normal((160, WIDTH)).astype(np.float32) for i in range(3)]
     for place in places:
