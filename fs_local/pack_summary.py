@@ -114,7 +114,9 @@ def trial_rows(pack: Pack) -> list[tuple[str, str]]:
 
 
 def share(x: float) -> str:
-    """A share in percent; one that would be rounded to nothing keeps its first digit, since it may be ten times another such."""
+    """A share in percent, with one digit more where it is small: 4% is not 4.4%, but 0.4% is not nothing."""
+    if 0 < x < 1e-4:
+        return "<0.01%"
     return f"{x:.0%}" if x == 0 or x >= 0.01 else f"{100 * x:.1g}%"
 
 
