@@ -32,10 +32,7 @@ class Proxy:
 
     def cut(self) -> None:
         """Ends all connections, and takes no more."""
-        for one in (self._listening, *self._open):
-            with suppress(OSError):
-                one.shutdown(socket.SHUT_RDWR)
-            one.close()
+        _end(self._listening, *self._open)
 
     def __enter__(self) -> Proxy:
         return self
@@ -70,6 +67,12 @@ class Proxy:
                 target.sendall(data)
         except OSError:
             pass
-        for one in (source, target):
-            with suppress(OSError):
-                one.shutdown(socket.SHUT_RDWR)
+        _end(source, target)
+
+
+def _end(*sockets: socket.socket) -> None:
+    """Closed, since who sends to a socket that is shut down alone, and whose buffer is full, waits for ever."""
+    for one in sockets:
+        with suppress(OSError):
+            one.shutdown(socket.SHUT_RDWR)  # wakes the thread that reads from it
+        one.close()
