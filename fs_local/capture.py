@@ -25,10 +25,11 @@ from fs_local.errors import DataError, FitError, FsLocalError, ModelError
 from fs_local.examples import Query
 from fs_local.method.readings import Reading, Span, mean_of
 from fs_local.resume import Captures, ResumeFile, RowSpan, batches_done
-from fs_local.runtime.context import MICRO_BATCH, Context, default_threads
+from fs_local.runtime.context import MICRO_BATCH, Context
 from fs_local.runtime.layer_states import Hook, LayerStates
 from fs_local.runtime.model import Model
 from fs_local.runtime.placement import Placement
+from fs_local.runtime.threads import default_threads
 from fs_local.shards import in_order, is_local, n_jobs
 
 MAX_SEQUENCES = 64

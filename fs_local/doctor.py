@@ -16,13 +16,14 @@ import psutil
 from fs_local.errors import FsLocalError
 from fs_local.model_files import ALIASES, resolve_model
 from fs_local.runtime.backends import has_rpc, local_devices
-from fs_local.runtime.context import Context, default_threads
+from fs_local.runtime.context import Context
 from fs_local.runtime.kernel_probe import KernelProbe, probe_kernels, write_tiny_model
 from fs_local.runtime.layer_states import LayerStates
 from fs_local.runtime.library import llama
 from fs_local.runtime.model import Model
 from fs_local.runtime.node_filter import native_address
 from fs_local.runtime.placement import Placement
+from fs_local.runtime.threads import default_threads
 from fs_local.version import __version__
 
 _TOLERANCE = 0.01

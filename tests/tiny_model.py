@@ -22,10 +22,12 @@ _TEMPLATE = (
 )
 
 
-def write_tiny_model(path: Path, template: str = _TEMPLATE) -> Path:
-    """Writes the model, 1 MB, the same bytes each time."""
+def write_tiny_model(path: Path, template: str = _TEMPLATE, window: int = 0) -> Path:
+    """Writes the model, 1 MB, the same bytes each time. window: every second block looks back so many tokens, as a Gemma 2 does."""
     tokens = [*_SPECIAL, *_letters(), "th"]
-    writer = GGUFWriter(path, "llama")
+    writer = GGUFWriter(path, "gemma2" if window else "llama")
+    if window:
+        writer.add_sliding_window(window)
     writer.add_name("tiny")
     writer.add_file_type(LlamaFileType.ALL_F32)
     writer.add_context_length(N_CTX)
@@ -46,7 +48,12 @@ def write_tiny_model(path: Path, template: str = _TEMPLATE) -> Path:
     writer.add_eos_token_id(2)
     writer.add_add_bos_token(False)
     writer.add_chat_template(template)
-    for name, values in _weights(tokens).items():
+    weights = _weights(tokens)
+    if window:
+        del weights["output"]  # it has none of its own
+        norms = ("post_attention_norm", "post_ffw_norm")
+        weights |= {f"blk.{i}.{name}": np.ones(WIDTH) for i in range(N_LAYER) for name in norms}
+    for name, values in weights.items():
         writer.add_tensor(f"{name}.weight", values.astype(np.float32))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from types import TracebackType
 
 from fs_local.engine import Piece, Prompt, Request, Sampling, Steer
+from fs_local.engine.cells import OWN_SEQUENCES
 from fs_local.engine.packs import Packs
 from fs_local.engine.sequences import Sequence as Work
 from fs_local.engine.stream import Mailbox
@@ -38,7 +39,7 @@ class EngineTurns:
         pure_python: bool = False,
     ) -> None:
         with _filter(pure_python):
-            context = Context(model, n_ctx=n_ctx, n_ubatch=n_ubatch, n_seq=2 * n_seq + 1)
+            context = Context(model, n_ctx=n_ctx, n_ubatch=n_ubatch, n_seq=2 * n_seq + OWN_SEQUENCES)
         loaded = Packs.load(model, packs)
         self._worker = Worker(context, n_seq, n_seq, lambda: loaded)
         self._never_ends = Sampling(

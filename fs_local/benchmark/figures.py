@@ -14,10 +14,10 @@ import numpy as np
 import psutil
 
 from fs_local.progress import Progress
-from fs_local.runtime.context import default_threads
 from fs_local.runtime.library import llama
 from fs_local.runtime.model import Model
 from fs_local.runtime.node_filter import native_address
+from fs_local.runtime.threads import default_threads
 
 
 @dataclass(frozen=True)

@@ -32,10 +32,10 @@ from fs_local.generation import GenerationOptions
 from fs_local.method.rivals import PrincipalDirection
 from fs_local.model_files import resolve_model
 from fs_local.progress import Progress, untold
-from fs_local.runtime.context import default_threads
 from fs_local.runtime.kernel_probe import probe_kernels
 from fs_local.runtime.library import llama
 from fs_local.runtime.model import Model
+from fs_local.runtime.threads import default_threads
 from fs_local.steered_model import SteeredModel
 
 N_PAIRS, TOKENS, TURNS = 16, 48, 2

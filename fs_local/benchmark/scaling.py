@@ -13,8 +13,8 @@ from fs_local.benchmark.figures import Measurement, machine, versions
 from fs_local.benchmark.packs import WIDE
 from fs_local.model_files import resolve_model
 from fs_local.progress import Progress, untold
-from fs_local.runtime.context import default_threads
 from fs_local.runtime.model import Model
+from fs_local.runtime.threads import default_threads
 
 CAPTURED = (250, 1000, 4000)
 FITTED = (400, 2000, 20000)

@@ -10,9 +10,10 @@ import numpy as np
 
 from fs_local.engine.logits import log_probability
 from fs_local.errors import ModelError
-from fs_local.runtime.context import MICRO_BATCH, default_threads
+from fs_local.runtime.context import MICRO_BATCH
 from fs_local.runtime.library import llama
 from fs_local.runtime.model import Model
+from fs_local.runtime.threads import default_threads
 
 _Token = tuple[int, int, int, bool]
 """Id, position, sequence, and whether its logits are wanted."""

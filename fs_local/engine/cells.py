@@ -2,7 +2,8 @@
 
 All sequences share one pool of cells. llama.cpp's attention on CPUs takes them in tiles of 64, so the last bits of a prompt's states
 depend on where in the pool its tokens stand: they are those of an empty pool if the tokens of each part lie side by side, begin at a
-multiple of 64, and come after the cells of the parts before. llama.cpp does not say where it puts a token, but its search for free
+multiple of 64, and come after the cells of the parts before. A part that begins elsewhere, behind a beginning that was copied, must
+stand directly behind it, and that at a multiple of 64. llama.cpp does not say where it puts a token, but its search for free
 cells is simple; it is followed here step by step, and cells that would come in between are occupied while a part is evaluated.
 Were the search another one, nothing but these bits would suffer.
 """
@@ -17,10 +18,12 @@ from numpy.typing import NDArray
 
 from fs_local.errors import ContextFullError, ModelError
 from fs_local.runtime.context import Context
-from fs_local.runtime.sequence_state import Bytes, restore, saved
+from fs_local.runtime.sequence_state import Piece, restore, saved
 
 TILE = 64
 """Rows from which on llama.cpp's attention works in tiles, and cells in one of these. Below, it takes cells one after the other."""
+ROWS = 4
+"""Rows that matrix products take together: where a prompt is taken up in between, each must come in the same place among them."""
 TILED, PLAIN, SINGLE, ANYWHERE = b"tp1a"  # small numbers, kept in a bytearray a sequence
 """How a cell was evaluated: in a part of 64 rows or more, or of fewer, with the bits of an empty pool; alone or in one decode with other
 sequences; or in a part that stood where there was room, so that its last bits are its own."""
@@ -40,11 +43,15 @@ def prompt_parts(n_tokens: int, size: int) -> list[tuple[int, int]]:
     return list(zip(edges, [*edges[1:], n_tokens], strict=True))
 
 
+OWN_SEQUENCES = 2
+"""That cells need besides those of requests."""
+
+
 @dataclass(frozen=True)
 class PutAway:
-    """A sequence that stands in no cells for now: its bytes, and how each of its cells was evaluated."""
+    """A sequence that stands in no cells for now: its pieces, and how each of its cells was evaluated."""
 
-    state: Bytes
+    pieces: list[Piece]
     kinds: bytes
 
 
@@ -52,15 +59,14 @@ class Cells:
     """The cells of one context, and all that changes them.
 
     Args:
-        context: nobody else's.
-        filler: a sequence of it that nobody uses.
+        context: nobody else's; its last two sequences are for these cells' own use.
 
     Attributes:
         used: how many are held.
     """
 
-    def __init__(self, context: Context, filler: int) -> None:
-        self._context, self._filler = context, filler
+    def __init__(self, context: Context) -> None:
+        self._context, self._filler, self._spare = context, context.n_seq - OWN_SEQUENCES, context.n_seq - 1
         self._holders: NDArray[np.int32] = np.zeros(context.n_ctx, dtype=np.int32)
         self._head = 0
         self.used = 0
@@ -92,7 +98,7 @@ class Cells:
     def part(self, seq: int, tokens: Sequence[int], start: int, output: bool) -> None:
         """Evaluates a part of a prompt. Raises as `Context.decode`; the cells are then as before."""
         cells = self._find(len(tokens))
-        kind = kind_of(len(tokens)) if self._is_aligned(cells, self._after(seq)) else ANYWHERE
+        kind = kind_of(len(tokens)) if self._is_aligned(cells, seq) else ANYWHERE
         self._place([seq] * len(cells), cells, kind)
         try:
             self._context.decode(tokens, start=start, seq=seq, output=output)
@@ -148,26 +154,42 @@ class Cells:
         self._kinds[target] = self._kinds[source][:n]
         self._holders[cells] += 1
 
+    def copy(self, source: int, target: int, n: int, behind: int) -> bool:
+        """Gives an empty sequence the first `n` tokens of another in cells of its own, as `put_back` does."""
+        cells = self._of[source][:n]
+        if cells != sorted(cells):  # bytes are saved in the order of cells
+            return False
+        away = PutAway(saved(self._context, source, n, self._spare), bytes(self._kinds[source][:n]))
+        return self.put_back(target, away, behind)
+
     def put_away(self, seq: int) -> PutAway:
         """Takes a sequence out of the cells; of one that does not stand in the order of its positions, what does."""
         cells = self._of[seq]
         self.remove(seq, next((i for i in range(1, len(cells)) if cells[i] < cells[i - 1]), len(cells)))
-        found = PutAway(saved(self._context, seq), bytes(self._kinds[seq]))
+        kinds = bytes(self._kinds[seq])
+        found = PutAway(saved(self._context, seq, len(kinds), self._spare), kinds)
         self.remove(seq)
         return found
 
-    def put_back(self, seq: int, away: PutAway) -> bool:
-        """Gives an empty sequence what was put away, side by side from a tile's beginning; False where there is no such room."""
+    def put_back(self, seq: int, away: PutAway, behind: int = 0) -> bool:
+        """Gives an empty sequence what was put away, side by side from a tile's beginning, with `behind` free cells behind it; False where
+        there is no such room."""
         n = len(away.kinds)
-        if n > self.free or not self.aligned(seq, n):
+        if n + behind > self.free:
             return False
-        cells = self._find(n)
-        try:
-            restore(self._context, seq, away.state)
-        except ModelError:
-            self.settle()
-            return False
-        self._place([seq] * n, cells, SINGLE)
+        for piece in away.pieces:
+            count = piece.stop - piece.start
+            if not self.aligned(seq, count, n - piece.stop + behind):
+                self.remove(seq)
+                return False
+            cells = self._find(count)
+            try:
+                restore(self._context, seq, piece, self._spare)
+            except ModelError:
+                self.settle()
+                self.remove(seq)
+                return False
+            self._place([seq] * count, cells, SINGLE)
         self._kinds[seq] = bytearray(away.kinds)
         self.settle()
         return True
@@ -185,16 +207,18 @@ class Cells:
 
     # --- where tokens go
 
-    def aligned(self, seq: int, n_rows: int) -> bool:
+    def aligned(self, seq: int, n_rows: int, behind: int = 0) -> bool:
         """Makes the next part of a prompt stand where it gets the bits that it would get in an empty pool.
 
         False where there is no such room. `settle` ends it.
+
+        Args:
+            behind: free cells that must come behind it; the part then stands at a tile's beginning, however short it is.
         """
-        after = self._after(seq)
-        target = self._target(n_rows, after)
+        target = self._target(n_rows, seq, behind)
         if target is None:
             return False
-        while not self._is_aligned(self._search(n_rows), after):
+        while not self._is_aligned(self._search(n_rows), seq, behind):
             found = self._fill_up_to(target, n_rows)
             if not found:
                 self.settle()
@@ -229,22 +253,32 @@ class Cells:
         if self.length(self._filler):
             self.remove(self._filler)
 
-    def has_room_for(self, n_rows: int) -> bool:
-        """Whether a part could be aligned."""
-        return self._target(n_rows, 0) is not None
-
-    def _is_aligned(self, cells: NDArray[np.intp] | None, after: int) -> bool:
+    def _is_aligned(self, cells: NDArray[np.intp] | None, seq: int, behind: int = 0) -> bool:
+        after = self._after(seq)
         if cells is None or cells[0] < after:
             return False
-        if len(cells) < TILE:
+        if len(cells) < TILE and not behind:
             return bool((np.diff(cells) > 0).all())
-        return bool(cells[0] % TILE == 0 and cells[-1] - cells[0] == len(cells) - 1)
+        if cells[-1] - cells[0] != len(cells) - 1:
+            return False
+        if behind and self._free_in(int(cells[-1]) + 1, int(cells[-1]) + 1 + behind) < behind:
+            return False
+        if begun := self.length(seq) % TILE:
+            return bool(cells[0] == after and after % TILE == begun and self._is_side_by_side(seq))
+        return bool(cells[0] % TILE == 0)
 
-    def _target(self, n_rows: int, after: int) -> int | None:
-        """Where a part can stand: the first place from the head on, or the first of all."""
-        begins = np.arange(-(-after // TILE) * TILE, len(self._holders) - n_rows + 1, TILE)
+    def _is_side_by_side(self, seq: int) -> bool:
+        cells = self._of[seq]
+        return cells[-1] - cells[0] == len(cells) - 1 and cells == sorted(cells)
+
+    def _target(self, n_rows: int, seq: int, behind: int) -> int | None:
+        """Where a part can stand: the first place from the head on, or the first of all; behind a tile that was begun, directly."""
+        after, n = self._after(seq), n_rows + behind
+        is_begun = n >= TILE and self.length(seq) % TILE
+        first, stop = -(-after // TILE) * TILE, len(self._holders) - n + 1
+        begins = np.arange(after, min(after + 1, stop)) if is_begun else np.arange(first, stop, TILE)
         taken = np.concatenate([[0], np.cumsum(self._holders > 0)])
-        begins = begins[taken[begins + n_rows] == taken[begins]]
+        begins = begins[taken[begins + n] == taken[begins]]
         if not len(begins):
             return None
         ahead = begins[begins >= self._start(n_rows)]

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from types import TracebackType
 
+from fs_local.engine.cells import OWN_SEQUENCES
 from fs_local.engine.decision import Decision
 from fs_local.engine.packs import LoadedPack, Packs
 from fs_local.engine.requests import Request, Steer
@@ -90,7 +91,7 @@ class Engine:
         self._packs = Packs.load(model, packs, evaluator, providers)
         self._most = n_seq + max_waiting
         n_spare = max(n_seq, _SPARE)
-        context = Context(model, n_ctx=n_ctx, n_seq=n_seq + n_spare + 1, n_threads=n_threads)
+        context = Context(model, n_ctx=n_ctx, n_seq=n_seq + n_spare + OWN_SEQUENCES, n_threads=n_threads)
         self._n_ctx, self._n_threads = context.n_ctx, context.n_threads
         self._state = _State(self._packs)
         self._worker = Worker(context, n_seq, n_spare, self._state.current_packs)

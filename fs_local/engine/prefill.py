@@ -229,10 +229,14 @@ def rows_of(
     return runs
 
 
-def same_sums_from(start: int, n_tokens: int, size: int) -> int:
+def same_sums_from(start: int, n_tokens: int, size: int, step: int = TILE) -> int:
     """The last place up to `start` from where a prompt can be evaluated with the bits that it has from its beginning: the rest of a
-    part that is evaluated in tiles must fill one too, and begin at one; of one that is not, it must have two rows."""
+    part that is evaluated in tiles must fill one too, and begin at a multiple of `step`; of one that is not, it must have two rows.
+
+    Args:
+        step: `TILE`, or `ROWS` where the tokens before stand directly before it, in cells of its own.
+    """
     first, stop = next((f, s) for f, s in prompt_parts(n_tokens, size) if start < s)
     if stop - first < TILE:
         return max(first, min(start, stop - 2))
-    return max(first, min(start, stop - TILE) // TILE * TILE)
+    return max(first, min(start, stop - TILE) // step * step)

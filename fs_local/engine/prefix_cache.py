@@ -8,6 +8,9 @@ states get the bits of an evaluation from its beginning: so its decisions do not
 behind the answers that it holds, which were evaluated a token at a time, some with others in one decode: there its states are the same
 but for the last bits, those of the conversation as it ran. `Steer.exact` takes nothing.
 
+A beginning is shared up to a multiple of 64 tokens. A short one, such as a template's own system prompt, is copied instead where that
+gives more: the tokens behind it then stand directly behind it, as in an empty pool, and it may end at any multiple of four.
+
 Attention looks at idle cells too, and every token pays for them: so but for a few, what no request is at work with is put away in
 ordinary memory, and put back, bit for bit, for the request that goes on with it.
 """
@@ -16,11 +19,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 
-from fs_local.engine.cells import SINGLE, Cells, PutAway, kind_of, prompt_parts
+from fs_local.engine.cells import ROWS, SINGLE, TILE, Cells, PutAway, kind_of, prompt_parts
 from fs_local.engine.prefill import same_sums_from
 
 LEAST_SAVED = 64
 """Tokens that putting a sequence back must save, since it costs a copy. One of less than twice as many is not worth being put away."""
+LEAST_COPIED = 8
+"""Tokens more than can be shared that a copy must give."""
+MOST_COPIED = 256
+"""Longer beginnings are shared: copies take cells."""
 MOST_IDLE = 256
 """Cells that may stand idle: llama.cpp's attention takes so many at a time."""
 
@@ -57,16 +64,16 @@ class PrefixCache:
             at_work: sequences that are not idle, with the tokens of their unsteered cells.
         """
         source, n = self._longest(tokens, most, at_work)
-        away = [self._usable(a.kinds, tokens, min(_shared(held, tokens), most)) for held, a in self._away]
+        away = [self._usable(a.kinds, tokens, min(_shared(held, tokens), most), ROWS) for held, a in self._away]
         best = max(range(len(away)), key=away.__getitem__, default=-1)
         if best >= 0 and away[best] >= n + LEAST_SAVED:
-            if self._put_back(seq, *self._away[best]):
-                n = away[best]
-                self._cells.remove(seq, n)
-                source = seq
+            if self._put_back(seq, tokens, away[best], *self._away[best]):
+                source, n = seq, away[best]
             else:
                 source, n = self._longest(tokens, most, at_work)  # some may have been put away for it
-        if n and source != seq:
+        if copied := self._copy(seq, tokens, most, at_work, n):
+            n = copied
+        elif n and source != seq:
             self._cells.share(source, seq, n)
         busy = self._cells.held_by([seq, *(s for s, _ in at_work)])
         while self._cells.used - busy > MOST_IDLE and self.put_oldest_away():
@@ -92,26 +99,45 @@ class PrefixCache:
             self._drop(seq)
         self._away.clear()
 
+    def _copy(
+        self, seq: int, tokens: Sequence[int], most: int, at_work: Iterable[tuple[int, Sequence[int]]], n: int
+    ) -> int:
+        """Copies a short beginning, if one gives enough more than the `n` tokens there are else; how many it has, 0 for none."""
+        source, longer = self._longest(tokens, min(most, MOST_COPIED), at_work, ROWS)
+        if longer < n + LEAST_COPIED:
+            return 0
+        return longer if self._cells.copy(source, seq, longer, self._behind(tokens, longer)) else 0
+
+    def _behind(self, tokens: Sequence[int], n: int) -> int:
+        """How many tokens are evaluated in one part behind the first `n`."""
+        return next(stop for _, stop in prompt_parts(len(tokens), self._cells.part_size) if stop > n) - n
+
     def _longest(
-        self, tokens: Sequence[int], most: int, at_work: Iterable[tuple[int, Sequence[int]]]
+        self, tokens: Sequence[int], most: int, at_work: Iterable[tuple[int, Sequence[int]]], step: int = TILE
     ) -> tuple[int, int]:
-        """The sequence in the cells to begin with, and how many of its cells to take; (-1, 0) for none."""
+        """The sequence in the cells to begin with, and how many of its cells to take; (-1, 0) for none. step: as in `same_sums_from`."""
         best = (-1, 0)
         for seq, held in [*self._idle.items(), *at_work]:
-            n = self._usable(self._cells.kinds(seq), tokens, min(_shared(held, tokens), most, self._cells.length(seq)))
+            n = self._usable(
+                self._cells.kinds(seq), tokens, min(_shared(held, tokens), most, self._cells.length(seq)), step
+            )
             if n > best[1]:
                 best = (seq, n)
         if best[0] in self._idle:
             self._idle[best[0]] = self._idle.pop(best[0])  # used just now
         return best
 
-    def _put_back(self, seq: int, held: Sequence[int], away: PutAway) -> bool:
-        """A copy stays where it is until something longer is kept."""
-        while self._cells.free < len(held) and self.put_oldest_away():
+    def _put_back(self, seq: int, tokens: Sequence[int], n: int, held: Sequence[int], away: PutAway) -> bool:
+        """Its first `n` tokens, with room for what comes behind them. The copy stays where it is until something longer is kept."""
+        behind = max(0, n + self._behind(tokens, n) - len(held))
+        while self._cells.free < len(held) + behind and self.put_oldest_away():
             pass
-        return self._cells.put_back(seq, away)
+        if not self._cells.put_back(seq, away, behind):
+            return False
+        self._cells.remove(seq, n)
+        return True
 
-    def _usable(self, kinds: Sequence[int], tokens: Sequence[int], n: int) -> int:
+    def _usable(self, kinds: Sequence[int], tokens: Sequence[int], n: int, step: int = TILE) -> int:
         size = self._cells.part_size
         wanted = bytearray().join(
             bytes([kind_of(stop - first)]) * (stop - first) for first, stop in prompt_parts(len(tokens), size)
@@ -119,7 +145,7 @@ class PrefixCache:
         alike = next((i for i in range(n) if kinds[i] != wanted[i]), n)
         if SINGLE in kinds[alike:n]:  # a conversation goes on
             return n
-        return min(alike, same_sums_from(alike, len(tokens), size)) if alike else 0
+        return min(alike, same_sums_from(alike, len(tokens), size, step)) if alike else 0
 
     def _drop(self, seq: int) -> None:
         del self._idle[seq]

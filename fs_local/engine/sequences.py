@@ -95,6 +95,11 @@ class Sequence:
         if not self.n_drawn:
             self._prompted = time.perf_counter()
 
+    def useful_cells(self, length: int) -> int:
+        """How many of its `length` cells serve other requests: those that are evaluated through all blocks, and unsteered."""
+        ends = (length, self.first_steered, self.prefill.whole_until if self.prefill else None)
+        return min(n for n in ends if n is not None)
+
     def draw(self, context: Context, output: int, vocabulary: Vocabulary, limit: int) -> FinishReason | None:
         """Draws the next token from an output of the last decode and tells the stream; why it ends, if it does.
 

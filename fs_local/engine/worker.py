@@ -45,7 +45,7 @@ class Worker:
     def __init__(self, context: Context, n_seq: int, n_spare: int, packs: Callable[[], Packs]) -> None:
         self._context, self._n_seq, self._packs, self.bell = context, n_seq, packs, Bell()
         self._limit = min(context.n_ctx, context.model.n_ctx_train)
-        self._cells = Cells(context, n_seq + n_spare)
+        self._cells = Cells(context)
         self._vocabulary = Vocabulary(context.model)
         self._free = list(range(n_seq + n_spare))
         self._cache = PrefixCache(self._cells, self._free.append, context.n_ctx)
@@ -102,6 +102,9 @@ class Worker:
             room -= rows
             self._guarded(work, self._prefill)
             self._drop_cancelled()
+        if work is not None and work.prefill is not None and not work.prefill.evaluated:
+            self._put_back(work)  # else tokens of others would come to stand behind what it begins with
+            self._may_admit = True
         self.bell.ring()
         if self._decoding:
             self._decode()
@@ -191,7 +194,6 @@ class Worker:
         work.prefill = Prefill(
             self._context, self._cells, work.seq, prompt, work.tokens, cached, work.chosen, known, only_decide
         )
-        self.reused += cached
 
     def _unsteered(self) -> list[tuple[int, Sequence[int]]]:
         """Sequences that decode, with the tokens of their unsteered cells."""
@@ -203,11 +205,7 @@ class Worker:
             work.mailbox.put(error)
         work.close()
         if work.seq >= 0:
-            kept = self._cells.length(work.seq)
-            if work.first_steered is not None:
-                kept = min(kept, work.first_steered)
-            if work.prefill is not None:
-                kept = min(kept, work.prefill.whole_until)
+            kept = work.useful_cells(self._cells.length(work.seq))
             self._release(work, kept if not isinstance(error, (NotFinite, FitError)) else 0)
 
     def _release(self, work: Work, kept: int) -> None:
@@ -284,7 +282,7 @@ class Worker:
                 self._may_admit = True
                 return
         self._added_for = None
-        before = prefill.evaluated
+        before, begun = prefill.evaluated, self._cells.length(work.seq)
         try:
             prefill.step()
         except ContextFullError:
@@ -294,6 +292,7 @@ class Worker:
         finally:
             self._cells.settle()
             self.evaluated += prefill.evaluated - before
+            self.reused += begun if prefill.evaluated and not before else 0
         if work.decisions is None and prefill.is_decided:
             work.decided(prefill.decisions)
         if prefill.is_done:

@@ -15,8 +15,8 @@ from fs_local.evaluation.runner import Runner
 from fs_local.evaluation.suites import SUITES
 from fs_local.pack.file import Pack
 from fs_local.progress import Progress
-from fs_local.runtime.context import default_threads
 from fs_local.runtime.model import Model
+from fs_local.runtime.threads import default_threads
 from fs_local.steering import check_model, check_names
 from fs_local.store import Store
 

@@ -38,7 +38,7 @@ class Batch:
 
     def one_sequence(self, tokens: Sequence[int], start: int, seq: int, output: bool) -> None:
         """Consecutive tokens of one sequence; whether the last gets logits."""
-        n = self.struct.n_tokens = len(tokens)
+        n = self._resize(tokens)
         self._tokens[:n] = tokens
         self._positions[:n] = np.arange(start, start + n)
         self._n_seq_ids[:n] = 1
@@ -48,7 +48,7 @@ class Batch:
 
     def one_each(self, tokens: Sequence[int], positions: Sequence[int], sequences: Sequence[int]) -> None:
         """One token of each of some sequences, all with logits."""
-        n = self.struct.n_tokens = len(tokens)
+        n = self._resize(tokens)
         if n == 1:  # by far the most frequent, and quicker so
             self._tokens[0], self._positions[0], self._seq_ids[0, 0] = tokens[0], positions[0], sequences[0]
             self._n_seq_ids[0] = self._outputs[0] = 1
@@ -64,8 +64,15 @@ class Batch:
         outputs: Sequence[bool],
     ) -> None:
         """Tokens, each in its sequences."""
-        n = self.struct.n_tokens = len(tokens)
+        n = self._resize(tokens)
         self._tokens[:n], self._positions[:n], self._outputs[:n] = tokens, positions, outputs
         for i, of in enumerate(sequences):
             self._n_seq_ids[i] = len(of)
             self._seq_ids[i, : len(of)] = of
+
+    def _resize(self, tokens: Sequence[int]) -> int:
+        """How many tokens there are. Raises ValueError for none, or too many."""
+        n = self.struct.n_tokens = len(tokens)
+        if not 0 < n <= len(self._tokens):
+            raise ValueError(f"{n} tokens in one decode; 1 to {len(self._tokens)} fit")
+        return n

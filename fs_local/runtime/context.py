@@ -17,12 +17,15 @@ import numpy as np
 from fs_local.arrays import F32
 from fs_local.errors import ContextFullError, ModelError
 from fs_local.runtime.batch import Batch
+from fs_local.runtime.control_vector import control_vector_buffer
 from fs_local.runtime.guard import WorkerLost
 from fs_local.runtime.interrupt import Interrupt, deferred_interrupt
 from fs_local.runtime.layer_states import Hook, LayerStates
 from fs_local.runtime.library import ggml, llama, recent_problems
 from fs_local.runtime.model import Model
 from fs_local.runtime.node_filter import Additions, NodeFilter
+from fs_local.runtime.sliding_window import SlidingWindow
+from fs_local.runtime.threads import default_threads
 
 DEFAULT_CTX = 4096
 MICRO_BATCH = 512
@@ -54,7 +57,8 @@ class Context:
         params = api.llama_context_default_params()
         params.n_ctx = n_ctx or min(DEFAULT_CTX, model.n_ctx_train)
         params.n_batch = params.n_ubatch = n_ubatch
-        params.n_seq_max = n_seq
+        self._window = SlidingWindow(model.window, n_seq) if model.window and model.can_roll_back else None
+        params.n_seq_max = 2 * n_seq if self._window else n_seq
         params.kv_unified = True  # one pool of cells: sequences of any length, and tokens that several sequences share
         params.n_threads = params.n_threads_batch = n_threads or default_threads()
         on_node = weakref.WeakMethod(self._on_node)  # a cycle would keep the context until it is looked for
@@ -120,13 +124,8 @@ class Context:
         Raises:
             as `decode_batch`.
         """
-        self._check_size(len(tokens))
         self._batch.one_sequence(tokens, start, seq, output)
-        try:
-            self._evaluate()
-        except BaseException:
-            self.remove(seq, start)
-            raise
+        self._evaluate({seq: start})
 
     def decode_each(self, tokens: Sequence[int], positions: Sequence[int], sequences: Sequence[int]) -> None:
         """Evaluates the next token of each of some sequences, all with logits.
@@ -134,14 +133,8 @@ class Context:
         Raises:
             as `decode_batch`.
         """
-        self._check_size(len(tokens))
         self._batch.one_each(tokens, positions, sequences)
-        try:
-            self._evaluate()
-        except BaseException:
-            for seq, position in zip(sequences, positions, strict=True):
-                self.remove(seq, position)
-            raise
+        self._evaluate(dict(zip(sequences, positions, strict=True)))
 
     def decode_batch(
         self,
@@ -159,21 +152,27 @@ class Context:
             ModelError: llama.cpp failed.
             Exception: whatever the hook raised, once llama.cpp has returned.
         """
-        self._check_size(len(tokens))
         self._batch.any(tokens, positions, sequences, outputs)
+        of_each = [(seq, at) for at, of in zip(positions, sequences, strict=True) for seq in of]
+        self._evaluate(dict(sorted(of_each, reverse=True)))  # the first position of each
+
+    def _evaluate(self, starts: Mapping[int, int]) -> None:
+        """What stands in the rows. starts: the first position of each sequence, from where it is removed after an exception."""
         try:
-            self._evaluate()
+            self._evaluate_rows()
         except BaseException:
-            for seq in {s for of in sequences for s in of}:
-                self.remove(seq, min(p for p, of in zip(positions, sequences, strict=True) if seq in of))
+            for seq, start in starts.items():
+                self.remove(seq, start)
             raise
+        if self._window:
+            for seq in starts:
+                self._has_grown(seq, self.n_past(seq))
 
-    def _check_size(self, n: int) -> None:
-        if not 0 < n <= self.n_ubatch:
-            raise ValueError(f"{n} tokens in one decode; 1 to {self.n_ubatch} fit")
+    def _has_grown(self, seq: int, length: int) -> None:
+        if self._window:
+            self._window.has_grown(llama().llama_get_memory(self.handle), seq, length)
 
-    def _evaluate(self) -> None:
-        """What stands in the rows."""
+    def _evaluate_rows(self) -> None:
         handle, batch = self.handle, self._batch.struct
         self.stopped_early = False
         if not self._filter.calls_python:  # Ctrl-C may come when it likes
@@ -224,29 +223,38 @@ class Context:
 
     def remove(self, seq: int, start: int = 0) -> bool:
         """Removes a sequence from position `start` on; False where this model's memory can't be cut there (it was then cleared)."""
-        if llama().llama_memory_seq_rm(llama().llama_get_memory(self.handle), seq, start, -1):
+        memory = llama().llama_get_memory(self.handle)
+        if self._window:
+            self._window.was_cut(memory, seq, start)
+        if llama().llama_memory_seq_rm(memory, seq, start, -1):
             return True
         llama().llama_memory_seq_rm(llama().llama_get_memory(self.handle), seq, -1, -1)
         return False
 
     def occupy(self, n: int, *, start: int, seq: int) -> None:
         """Gives `n` tokens of a sequence cells that hold nothing. Up to `n_ubatch`; raises as `decode_batch`."""
-        self._check_size(n)
         self._batch.one_sequence([0] * n, start, seq, False)
         self._filter.skip(True)
         try:
-            self._evaluate()
+            self._evaluate({seq: start})
         finally:
             self._filter.skip(False)
 
-    def copy(self, source: int, target: int, end: int) -> None:
-        """Makes `target` share the first `end` tokens of `source`."""
-        self.remove(target)
-        llama().llama_memory_seq_cp(llama().llama_get_memory(self.handle), source, target, 0, end)
+    def first_position(self, seq: int) -> int:
+        """Of the tokens that a sequence has in all blocks; -1 for an empty one."""
+        return int(llama().llama_memory_seq_pos_min(llama().llama_get_memory(self.handle), seq))
+
+    def copy(self, source: int, target: int, end: int, start: int = 0) -> None:
+        """Makes `target`, from `start` on, share the tokens of `source` up to `end`."""
+        self.remove(target, start)
+        llama().llama_memory_seq_cp(llama().llama_get_memory(self.handle), source, target, start, end)
+        self._has_grown(target, end)
 
     def clear(self, zero: bool = False) -> None:
         """Empties the KV cache. zero: the numbers in it too, which matters where they may be NaN."""
         self._model.call(llama().llama_memory_clear, llama().llama_get_memory(self.handle), zero)
+        if self._window:
+            self._window.was_cleared()
 
     # --- hooks
 
@@ -350,20 +358,15 @@ class Context:
         """Sets the control vector: layer -> float32, (width,). Replaces what was set before; empty clears it.
 
         Raises:
-            ModelError: block 0 (llama.cpp's buffer starts at block 1), a layer out of range, or a vector of another width.
+            ModelError: a layer out of range, or as `control_vector_buffer`.
         """
         if not vectors:
             self.clear_control_vector()
             return
-        width, n_layer = self._model.width, self._model.n_layer
-        buffer = np.zeros((n_layer - 1, width), dtype=np.float32)
-        for layer, vector in vectors.items():
+        for layer in vectors:
             self._check_layer(layer)
-            if layer == 0:
-                raise ModelError("block 0 can't have a control vector in llama.cpp; choose a layer from 1 on")
-            if vector.shape != (width,):
-                raise ModelError(f"a control vector of shape {vector.shape} for a model of width {width}")
-            buffer[layer - 1] = vector
+        width = self._model.width
+        buffer = control_vector_buffer(vectors, self._model.n_layer, width)
         data = buffer.ctypes.data_as(ctypes.POINTER(ctypes.c_float))
         set_vector, range_of = llama().llama_set_adapter_cvec, (min(vectors), max(vectors))
         if self._model.call(set_vector, self.handle, data, buffer.size, width, *range_of) != 0:
@@ -390,9 +393,3 @@ def _decode_and_wait(handle: Any, batch: Any) -> int:
     status: int = llama().llama_decode(handle, batch)
     llama().llama_synchronize(handle)
     return status
-
-
-def default_threads() -> int:
-    """The cores this process may use; half of them past four, where they are mostly hyperthreads."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return cores if cores <= 4 else cores // 2

@@ -40,6 +40,7 @@ class Model:
         fingerprint: 16 hex digits, the same for every quantization of one model.
         quantization: for example `Q4_1`.
         bos: the token that begins a text; -1 where there is none.
+        window: tokens that its attention looks back in some of its blocks; 0 for all of them.
         can_roll_back: whether the end of a sequence can be removed from its memory; not so with a recurrent state.
         build: what its results depend on: these very weights, the version of llama-cpp-python, and the kernels.
         placement, extra_kernels: as it was loaded. is_remote: whether workers compute some of it.
@@ -70,6 +71,7 @@ class Model:
         self.width: int = api.llama_model_n_embd(handle)
         self.n_vocab: int = api.llama_vocab_n_tokens(self._vocab)
         self.n_ctx_train: int = api.llama_model_n_ctx_train(handle)
+        self.window: int = api.llama_model_n_swa(handle)
         self.can_roll_back = not (api.llama_model_is_recurrent(handle) or api.llama_model_is_hybrid(handle))
         self.fingerprint = gguf_header.fingerprint(header)
         self.quantization = gguf_header.quantization(header)

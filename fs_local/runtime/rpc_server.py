@@ -16,7 +16,7 @@ from pathlib import Path
 
 from fs_local.errors import ModelError
 from fs_local.runtime.backends import Device, local_devices, rpc
-from fs_local.runtime.context import default_threads
+from fs_local.runtime.threads import default_threads
 
 DEFAULT_PORT = 50052
 

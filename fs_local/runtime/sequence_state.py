@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,31 +13,57 @@ from fs_local.errors import ModelError
 from fs_local.runtime.context import Context
 from fs_local.runtime.library import llama
 
-Bytes = NDArray[np.uint8]
+
+@dataclass(frozen=True)
+class Piece:
+    """Some consecutive tokens of a sequence: the positions of the first and behind the last, and their bytes."""
+
+    start: int
+    stop: int
+    state: NDArray[np.uint8]
 
 
-def saved(context: Context, seq: int) -> Bytes:
-    """What a sequence has in its cells, in their order: uint8, (bytes,)."""
-    api = llama()
-    data = np.empty(api.llama_state_seq_get_size(context.handle, seq), dtype=np.uint8)
-    written = api.llama_state_seq_get_data(context.handle, _pointer(data), data.size, seq)
-    return data[:written]
+def saved(context: Context, seq: int, n: int, spare: int) -> list[Piece]:
+    """What a sequence has in its cells for its first `n` tokens, in the order of cells.
 
-
-def restore(context: Context, seq: int, data: Bytes) -> None:
-    """Puts it into cells that llama.cpp finds as for one batch of these tokens.
+    Of a sequence longer than a model's window, llama.cpp would leave out what the end no longer looks back to. So it is saved in pieces.
 
     Args:
-        seq: an empty sequence.
-        data: as `saved` gives it, of a context of the same model and settings.
+        spare: an empty sequence, empty again afterwards.
+    """
+    size = max(1, context.model.window - 1) if context.model.window else n
+    return [_saved(context, seq, start, min(start + size, n), spare) for start in range(0, n, size)]
+
+
+def _saved(context: Context, seq: int, start: int, stop: int, spare: int) -> Piece:
+    api, call = llama(), context.model.call
+    context.copy(seq, spare, stop, start)
+    data = np.empty(call(api.llama_state_seq_get_size, context.handle, spare), dtype=np.uint8)
+    written: int = call(api.llama_state_seq_get_data, context.handle, _pointer(data), data.size, spare)
+    context.remove(spare)
+    return Piece(start, stop, data[:written])
+
+
+def restore(context: Context, seq: int, piece: Piece, spare: int) -> None:
+    """Puts a piece behind what a sequence has, into cells that llama.cpp finds as for a batch of its tokens.
+
+    Args:
+        seq: has the tokens before the piece.
+        piece: of a context of the same model and settings.
+        spare: an empty sequence, empty again afterwards.
 
     Raises:
-        ModelError: there are too few free cells; the sequence is then empty.
+        ModelError: there are too few free cells, or something was left out; the sequence is as before.
     """
-    if not llama().llama_state_seq_set_data(context.handle, _pointer(data), data.size, seq):
-        context.remove(seq)
+    data = piece.state
+    was_read = context.model.call(llama().llama_state_seq_set_data, context.handle, _pointer(data), data.size, spare)
+    is_whole = was_read and (context.first_position(spare), context.n_past(spare)) == (piece.start, piece.stop)
+    if is_whole:
+        context.copy(spare, seq, piece.stop, piece.start)
+    context.remove(spare)
+    if not is_whole:
         raise ModelError("a sequence that was put away has no room in the context any more")
 
 
-def _pointer(data: Bytes) -> Any:
+def _pointer(data: NDArray[np.uint8]) -> Any:
     return data.ctypes.data_as(ctypes.POINTER(ctypes.c_uint8))

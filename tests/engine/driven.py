@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from fs_local.engine import Piece, Prompt, Request, Sampling, Steer
+from fs_local.engine.cells import OWN_SEQUENCES
 from fs_local.engine.decision import Decision
 from fs_local.engine.packs import Packs
 from fs_local.engine.requests import FinishReason
@@ -18,9 +19,10 @@ from fs_local.engine.stream import Bell, Mailbox
 from fs_local.engine.vocabulary import Vocabulary
 from fs_local.engine.worker import Worker
 from fs_local.pack.file import Pack
-from fs_local.runtime.context import Context, default_threads
+from fs_local.runtime.context import Context
 from fs_local.runtime.library import llama
 from fs_local.runtime.model import Model
+from fs_local.runtime.threads import default_threads
 
 UBATCH = 64
 
@@ -32,7 +34,7 @@ class Driven:
         self, model: Model, packs: Sequence[Pack] = (), n_ctx: int = 2048, n_ubatch: int = UBATCH, n_seq: int = 8
     ) -> None:
         self.packs = Packs.load(model, packs)
-        self.context = Context(model, n_ctx=n_ctx, n_ubatch=n_ubatch, n_seq=2 * n_seq + 1)
+        self.context = Context(model, n_ctx=n_ctx, n_ubatch=n_ubatch, n_seq=2 * n_seq + OWN_SEQUENCES)
         self.worker = Worker(self.context, n_seq, n_seq, lambda: self.packs)
         self._order = 0
 

@@ -105,7 +105,7 @@ def test_a_shared_beginning_is_evaluated_once_and_keeps_all_bits(tiny: Model, n:
         driven.answer(one)
         again = driven.answer(other, 1)
     np.testing.assert_array_equal(np.stack(again.logits), alone)
-    assert again.pieces[-1].cached_tokens == (n - 10 if n < 64 else 128)
+    assert again.pieces[-1].cached_tokens == (n - 10 if n < 64 else 136)
 
 
 def test_what_comes_before_a_steered_turn_is_shared_and_the_turn_is_evaluated_once(tiny: Model) -> None:
@@ -131,6 +131,8 @@ def test_parts_and_where_they_can_be_taken_up() -> None:
     assert same_sums_from(190, 200, 512) == 128
     assert same_sums_from(512, 514, 512) == 512
     assert same_sums_from(500, 514, 512) == 448
+    assert same_sums_from(30, 200, 512, step=4) == 28
+    assert same_sums_from(190, 200, 512, step=4) == 136
 
 
 def test_tokens_beside_others_are_nearly_always_those_alone(engine: Engine) -> None:
