@@ -43,6 +43,19 @@ def prompt_parts(n_tokens: int, size: int) -> list[tuple[int, int]]:
     return list(zip(edges, [*edges[1:], n_tokens], strict=True))
 
 
+def same_sums_from(start: int, n_tokens: int, size: int, step: int = TILE) -> int:
+    """The last place up to `start` from where a prompt can be evaluated with the bits that it has from its beginning: the rest of a
+    part that is evaluated in tiles must fill one too, and begin at a multiple of `step`; of one that is not, it must have two rows.
+
+    Args:
+        step: `TILE`, or `ROWS` where the tokens before stand directly before it, in cells of its own.
+    """
+    first, stop = next((f, s) for f, s in prompt_parts(n_tokens, size) if start < s)
+    if stop - first < TILE:
+        return max(first, min(start, stop - 2))
+    return max(first, min(start, stop - TILE) // step * step)
+
+
 OWN_SEQUENCES = 2
 """That cells need besides those of requests."""
 
@@ -146,6 +159,13 @@ class Cells:
         cut = self._context.remove(seq, start)
         self._forget(seq, start if cut else 0)
         return cut
+
+    def cut(self, seq: int, at: int, n_tokens: int) -> int:
+        """Cuts a sequence at `at`, or as little before as keeps the bits of its prompt, of `n_tokens`; where that is."""
+        cells = self._of[seq]
+        is_own = cells[0] % TILE == 0 and self._is_side_by_side(seq) and bool((self._holders[cells] == 1).all())
+        start = same_sums_from(at, n_tokens, self.part_size, ROWS if is_own else TILE)
+        return start if self.remove(seq, start) else 0  # a recurrent state can't be rolled back
 
     def share(self, source: int, target: int, n: int) -> None:
         """Lets an empty sequence begin with the first `n` cells of another."""

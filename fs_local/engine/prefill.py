@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from fs_local.arrays import F32
-from fs_local.engine.cells import TILE, Cells, prompt_parts
+from fs_local.engine.cells import Cells, prompt_parts
 from fs_local.engine.decision import Decision, added_by_layer, first_steered, steered_from, steers_prompt_alone
 from fs_local.engine.packs import Chosen
 from fs_local.method.readings import QueryReader, part_of
@@ -138,10 +138,7 @@ class Prefill:
         """Evaluates again what is steered, and what was evaluated only in part, with the additions that are known now."""
         self._wants_second_pass = self._reads = False
         again = [at for at in (self.first_steered, self._ended_early_from) if at is not None]
-        start = same_sums_from(min(again), len(self._tokens), self._context.n_ubatch)
-        if not self._cells.remove(self._seq, start):
-            start = 0  # a recurrent state can't be rolled back
-        self._parts = self._parts_from(start)
+        self._parts = self._parts_from(self._cells.cut(self._seq, min(again), len(self._tokens)))
 
     def _runs(self) -> Additions:
         """What the rows of this part get."""
@@ -227,16 +224,3 @@ def rows_of(
     if n_layer - 1 in additions and output_of_last:
         runs[n_layer - 1] = [(0, 1, additions[n_layer - 1])]
     return runs
-
-
-def same_sums_from(start: int, n_tokens: int, size: int, step: int = TILE) -> int:
-    """The last place up to `start` from where a prompt can be evaluated with the bits that it has from its beginning: the rest of a
-    part that is evaluated in tiles must fill one too, and begin at a multiple of `step`; of one that is not, it must have two rows.
-
-    Args:
-        step: `TILE`, or `ROWS` where the tokens before stand directly before it, in cells of its own.
-    """
-    first, stop = next((f, s) for f, s in prompt_parts(n_tokens, size) if start < s)
-    if stop - first < TILE:
-        return max(first, min(start, stop - 2))
-    return max(first, min(start, stop - TILE) // step * step)

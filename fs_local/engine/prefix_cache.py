@@ -19,8 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 
-from fs_local.engine.cells import ROWS, SINGLE, TILE, Cells, PutAway, kind_of, prompt_parts
-from fs_local.engine.prefill import same_sums_from
+from fs_local.engine.cells import ROWS, SINGLE, TILE, Cells, PutAway, kind_of, prompt_parts, same_sums_from
 
 LEAST_SAVED = 64
 """Tokens that putting a sequence back must save, since it costs a copy. One of less than twice as many is not worth being put away."""

@@ -18,8 +18,7 @@ from fs_local.engine import (
     Span,
     Steer,
 )
-from fs_local.engine.cells import Cells, prompt_parts
-from fs_local.engine.prefill import same_sums_from
+from fs_local.engine.cells import Cells, prompt_parts, same_sums_from
 from fs_local.errors import PackError
 from fs_local.pack.file import Pack
 from fs_local.runtime.model import Model
