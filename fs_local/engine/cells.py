@@ -174,20 +174,19 @@ class Cells:
         self._kinds[target] = self._kinds[source][:n]
         self._holders[cells] += 1
 
-    def copy(self, source: int, target: int, n: int, behind: int) -> bool:
-        """Gives an empty sequence the first `n` tokens of another in cells of its own, as `put_back` does."""
-        cells = self._of[source][:n]
+    def taken(self, seq: int, n: int) -> PutAway | None:
+        """The first `n` tokens of a sequence, to be put back for another one; None if they don't stand in the order of their positions."""
+        cells = self._of[seq][:n]
         if cells != sorted(cells):  # bytes are saved in the order of cells
-            return False
-        away = PutAway(saved(self._context, source, n, self._spare), bytes(self._kinds[source][:n]))
-        return self.put_back(target, away, behind)
+            return None
+        return PutAway(saved(self._context, seq, n, self._spare), bytes(self._kinds[seq][:n]))
 
     def put_away(self, seq: int) -> PutAway:
         """Takes a sequence out of the cells; of one that does not stand in the order of its positions, what does."""
         cells = self._of[seq]
         self.remove(seq, next((i for i in range(1, len(cells)) if cells[i] < cells[i - 1]), len(cells)))
-        kinds = bytes(self._kinds[seq])
-        found = PutAway(saved(self._context, seq, len(kinds), self._spare), kinds)
+        found = self.taken(seq, self.length(seq))
+        assert found is not None
         self.remove(seq)
         return found
 

@@ -11,8 +11,9 @@ but for the last bits, those of the conversation as it ran. `Steer.exact` takes 
 A beginning is shared up to a multiple of 64 tokens. A short one, such as a template's own system prompt, is copied instead where that
 gives more: the tokens behind it then stand directly behind it, as in an empty pool, and it may end at any multiple of four.
 
-Attention looks at idle cells too, and every token pays for them: so but for a few, what no request is at work with is put away in
-ordinary memory, and put back, bit for bit, for the request that goes on with it.
+Attention looks at idle cells too, and every token pays for them, by a tenth and more with a small model: so but for a few, what no
+request is at work with is put away in ordinary memory when another one begins, and put back, bit for bit, for the request that goes on
+with it.
 """
 
 from __future__ import annotations
@@ -22,13 +23,13 @@ from collections.abc import Callable, Iterable, Sequence
 from fs_local.engine.cells import ROWS, SINGLE, TILE, Cells, PutAway, kind_of, prompt_parts, same_sums_from
 
 LEAST_SAVED = 64
-"""Tokens that putting a sequence back must save, since it costs a copy. One of less than twice as many is not worth being put away."""
+"""Tokens that putting a long sequence back must save, since all of it is copied. A sequence of fewer is not worth being put away."""
 LEAST_COPIED = 8
-"""Tokens more than can be shared that a copy must give."""
+"""Tokens more than can be shared that a short copy must give."""
 MOST_COPIED = 256
-"""Longer beginnings are shared: copies take cells."""
-MOST_IDLE = 256
-"""Cells that may stand idle: llama.cpp's attention takes so many at a time."""
+"""Tokens of a short copy. Longer beginnings are shared where they stand: copies take cells."""
+MOST_IDLE = 64
+"""Cells that may stand idle: the end of an answer that a conversation goes on before, say."""
 
 
 class PrefixCache:
@@ -63,20 +64,19 @@ class PrefixCache:
             at_work: sequences that are not idle, with the tokens of their unsteered cells.
         """
         source, n = self._longest(tokens, most, at_work)
-        away = [self._usable(a.kinds, tokens, min(_shared(held, tokens), most), ROWS) for held, a in self._away]
-        best = max(range(len(away)), key=away.__getitem__, default=-1)
-        if best >= 0 and away[best] >= n + LEAST_SAVED:
-            if self._put_back(seq, tokens, away[best], *self._away[best]):
-                source, n = seq, away[best]
-            else:
-                source, n = self._longest(tokens, most, at_work)  # some may have been put away for it
-        if copied := self._copy(seq, tokens, most, at_work, n):
-            n = copied
-        elif n and source != seq:
+        taken, longer = self._taken(tokens, most, at_work, n)
+        if taken is None and n:
             self._cells.share(source, seq, n)
-        busy = self._cells.held_by([seq, *(s for s, _ in at_work)])
-        while self._cells.used - busy > MOST_IDLE and self.put_oldest_away():
+        busy = [seq, *(s for s, _ in at_work)]
+        while self._cells.used - self._cells.held_by(busy) > MOST_IDLE and self.put_oldest_away():
             pass
+        if taken is None:
+            return n
+        if self._put_back(seq, tokens, longer, taken):
+            return longer
+        source, n = self._longest(tokens, most, at_work)  # some may have been put away
+        if n:
+            self._cells.share(source, seq, n)
         return n
 
     def put_oldest_away(self) -> bool:
@@ -84,7 +84,7 @@ class PrefixCache:
         seq = next(iter(self._idle), None)
         if seq is None:
             return False
-        if self._cells.length(seq) >= 2 * LEAST_SAVED:
+        if self._cells.length(seq) >= LEAST_SAVED:
             away = self._cells.put_away(seq)
             self._away.append((self._idle[seq][: len(away.kinds)], away))
             while sum(len(held) for held, _ in self._away) > self._most_away:
@@ -98,14 +98,22 @@ class PrefixCache:
             self._drop(seq)
         self._away.clear()
 
-    def _copy(
-        self, seq: int, tokens: Sequence[int], most: int, at_work: Iterable[tuple[int, Sequence[int]]], n: int
-    ) -> int:
-        """Copies a short beginning, if one gives enough more than the `n` tokens there are else; how many it has, 0 for none."""
+    def _taken(
+        self, tokens: Sequence[int], most: int, at_work: Iterable[tuple[int, Sequence[int]]], n: int
+    ) -> tuple[PutAway | None, int]:
+        """What to put back because it gives enough more than the `n` tokens that can be shared, and how many: of what was put away, else a
+        copy of a short beginning."""
+        away = [self._usable(a.kinds, tokens, min(_shared(held, tokens), most), ROWS) for held, a in self._away]
         source, longer = self._longest(tokens, min(most, MOST_COPIED), at_work, ROWS)
-        if longer < n + LEAST_COPIED:
-            return 0
-        return longer if self._cells.copy(source, seq, longer, self._behind(tokens, longer)) else 0
+        best = max(range(len(away)), key=lambda i: (away[i], -len(self._away[i][0])), default=-1)
+        if best >= 0:
+            held, found = self._away[best]
+            least = LEAST_COPIED if len(held) <= MOST_COPIED else LEAST_SAVED
+            if away[best] >= max(n, longer) + least:
+                return found, away[best]
+        if longer >= n + LEAST_COPIED:
+            return self._cells.taken(source, longer), longer
+        return None, 0
 
     def _behind(self, tokens: Sequence[int], n: int) -> int:
         """How many tokens are evaluated in one part behind the first `n`."""
@@ -126,10 +134,11 @@ class PrefixCache:
             self._idle[best[0]] = self._idle.pop(best[0])  # used just now
         return best
 
-    def _put_back(self, seq: int, tokens: Sequence[int], n: int, held: Sequence[int], away: PutAway) -> bool:
-        """Its first `n` tokens, with room for what comes behind them. The copy stays where it is until something longer is kept."""
-        behind = max(0, n + self._behind(tokens, n) - len(held))
-        while self._cells.free < len(held) + behind and self.put_oldest_away():
+    def _put_back(self, seq: int, tokens: Sequence[int], n: int, away: PutAway) -> bool:
+        """Its first `n` tokens, with room for what comes behind them."""
+        length = len(away.kinds)
+        behind = max(0, n + self._behind(tokens, n) - length)
+        while self._cells.free < length + behind and self.put_oldest_away():
             pass
         if not self._cells.put_back(seq, away, behind):
             return False
