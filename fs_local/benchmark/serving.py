@@ -268,9 +268,9 @@ class Beside:
         return [{"role": "user", "content": self._query(number, new)}]
 
     def _query(self, number: int, new: int = 0) -> str:
-        """A query that was not asked before. new: how many tokens of its prompt no other query shares."""
+        """A query that was not asked before, and begins as no other one. new: how many tokens of its prompt no other query shares."""
         if not new:
-            return f"Story number {number}: tell me everything about the sea, its tides and its storms."
+            return f"{number}. Tell me everything about the sea, its tides and its storms."
         rng, words = random.Random(number), _WORDS.split()
         tokens_a_word = len(self._model.tokenize(" ".join(words))) / len(words)
         shared = self._model.prompt([{"role": "user", "content": "."}]).user.start
