@@ -172,6 +172,14 @@ def test_what_fell_out_of_a_sliding_window_stays_for_others(tmp_path: Path) -> N
         np.testing.assert_array_equal(again.logits[0], expected[0])
 
 
+def test_a_window_needs_no_more_rows_than_sequences(tmp_path: Path) -> None:
+    """Each sequence has a second one, and llama.cpp ends the process where a batch has no place for a token of each."""
+    path = write_tiny_model(tmp_path / "windows.gguf", window=64)
+    with Model.load(path) as model, Context(model, n_ctx=512, n_ubatch=8, n_seq=18) as context:
+        context.decode(prompt_of(8).tokens, start=0, seq=17)
+        assert context.n_past(17) == 8
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["qwen2.5", "gemma3"])
 def test_the_same_on_other_architectures(name: str) -> None:
