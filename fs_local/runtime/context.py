@@ -59,7 +59,8 @@ class Context:
         params.n_ubatch = n_ubatch
         self._window = SlidingWindow(model.window, n_seq) if model.window and model.can_roll_back else None
         params.n_seq_max = 2 * n_seq if self._window else n_seq
-        params.n_batch = max(n_ubatch, params.n_seq_max)  # llama.cpp ends the process where a batch is smaller than one token of each
+        # llama.cpp ends the process where a batch has no room for a token of each sequence
+        params.n_batch = max(n_ubatch, params.n_seq_max)
         params.kv_unified = True  # one pool of cells: sequences of any length, and tokens that several sequences share
         params.n_threads = params.n_threads_batch = n_threads or default_threads()
         on_node = weakref.WeakMethod(self._on_node)  # a cycle would keep the context until it is looked for
