@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from fs_local.errors import ContextFullError, ModelError
 from fs_local.runtime.context import Context
-from fs_local.runtime.sequence_state import Piece, restore, saved
+from fs_local.runtime.sequence_state import SavedState, restore, saved
 
 TILE = 64
 """Rows from which on llama.cpp's attention works in tiles, and cells in one of these. Below, it takes cells one after the other."""
@@ -62,9 +62,9 @@ OWN_SEQUENCES = 2
 
 @dataclass(frozen=True)
 class PutAway:
-    """A sequence that stands in no cells for now: its pieces, and how each of its cells was evaluated."""
+    """A sequence that stands in no cells for now: its states, and how each of its cells was evaluated."""
 
-    pieces: list[Piece]
+    states: list[SavedState]
     kinds: bytes
 
 
@@ -174,7 +174,7 @@ class Cells:
         self._kinds[target] = self._kinds[source][:n]
         self._holders[cells] += 1
 
-    def taken(self, seq: int, n: int) -> PutAway | None:
+    def copy_of(self, seq: int, n: int) -> PutAway | None:
         """The first `n` tokens of a sequence, to be put back for another one; None if they don't stand in the order of their positions."""
         cells = self._of[seq][:n]
         if cells != sorted(cells):  # bytes are saved in the order of cells
@@ -185,7 +185,7 @@ class Cells:
         """Takes a sequence out of the cells; of one that does not stand in the order of its positions, what does."""
         cells = self._of[seq]
         self.remove(seq, next((i for i in range(1, len(cells)) if cells[i] < cells[i - 1]), len(cells)))
-        found = self.taken(seq, self.length(seq))
+        found = self.copy_of(seq, self.length(seq))
         assert found is not None
         self.remove(seq)
         return found
@@ -196,14 +196,14 @@ class Cells:
         n = len(away.kinds)
         if n + behind > self.free:
             return False
-        for piece in away.pieces:
-            count = piece.stop - piece.start
-            if not self.aligned(seq, count, n - piece.stop + behind):
+        for saved_state in away.states:
+            count = saved_state.stop - saved_state.start
+            if not self.aligned(seq, count, n - saved_state.stop + behind):
                 self.remove(seq)
                 return False
             cells = self._find(count)
             try:
-                restore(self._context, seq, piece, self._spare)
+                restore(self._context, seq, saved_state, self._spare)
             except ModelError:
                 self.settle()
                 self.remove(seq)

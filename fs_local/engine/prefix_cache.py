@@ -11,9 +11,8 @@ but for the last bits, those of the conversation as it ran. `Steer.exact` takes 
 A beginning is shared up to a multiple of 64 tokens. A short one, such as a template's own system prompt, is copied instead where that
 gives more: the tokens behind it then stand directly behind it, as in an empty pool, and it may end at any multiple of four.
 
-Attention looks at idle cells too, and every token pays for them, by a tenth and more with a small model: so but for a few, what no
-request is at work with is put away in ordinary memory when another one begins, and put back, bit for bit, for the request that goes on
-with it.
+Attention looks at idle cells too, and every token pays for them: so but for a few, what no request is at work with is put away in
+ordinary memory when another one begins, and put back, bit for bit, for the request that goes on with it.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ LEAST_COPIED = 8
 MOST_COPIED = 256
 """Tokens of a short copy. Longer beginnings are shared where they stand: copies take cells."""
 MOST_IDLE = 64
-"""Cells that may stand idle: the end of an answer that a conversation goes on before, say."""
+"""Cells that may stand idle while a request is at work."""
 
 
 class PrefixCache:
@@ -64,7 +63,7 @@ class PrefixCache:
             at_work: sequences that are not idle, with the tokens of their unsteered cells.
         """
         source, n = self._longest(tokens, most, at_work)
-        taken, longer = self._taken(tokens, most, at_work, n)
+        taken, longer = self._to_put_back(tokens, most, at_work, n)
         if taken is None and n:
             self._cells.share(source, seq, n)
         busy = [seq, *(s for s, _ in at_work)]
@@ -98,7 +97,7 @@ class PrefixCache:
             self._drop(seq)
         self._away.clear()
 
-    def _taken(
+    def _to_put_back(
         self, tokens: Sequence[int], most: int, at_work: Iterable[tuple[int, Sequence[int]]], n: int
     ) -> tuple[PutAway | None, int]:
         """What to put back because it gives enough more than the `n` tokens that can be shared, and how many: of what was put away, else a
@@ -112,7 +111,7 @@ class PrefixCache:
             if away[best] >= max(n, longer) + least:
                 return found, away[best]
         if longer >= n + LEAST_COPIED:
-            return self._cells.taken(source, longer), longer
+            return self._cells.copy_of(source, longer), longer
         return None, 0
 
     def _behind(self, tokens: Sequence[int], n: int) -> int:

@@ -159,20 +159,19 @@ class Context:
         self._evaluate(dict(sorted(of_each, reverse=True)))  # the first position of each
 
     def _evaluate(self, starts: Mapping[int, int]) -> None:
-        """What stands in the rows. starts: the first position of each sequence, from where it is removed after an exception."""
+        """Evaluates what stands in the rows. starts: the first position of each sequence, from where it is removed after an exception."""
         try:
             self._evaluate_rows()
         except BaseException:
             for seq, start in starts.items():
                 self.remove(seq, start)
             raise
-        if self._window:
-            for seq in starts:
-                self._has_grown(seq, self.n_past(seq))
+        for seq in starts:
+            self._has_grown(seq)
 
-    def _has_grown(self, seq: int, length: int) -> None:
+    def _has_grown(self, seq: int) -> None:
         if self._window:
-            self._window.has_grown(llama().llama_get_memory(self.handle), seq, length)
+            self._window.has_grown(llama().llama_get_memory(self.handle), seq, self.n_past(seq))
 
     def _evaluate_rows(self) -> None:
         handle, batch = self.handle, self._batch.struct
@@ -230,7 +229,7 @@ class Context:
             self._window.was_cut(memory, seq, start)
         if llama().llama_memory_seq_rm(memory, seq, start, -1):
             return True
-        llama().llama_memory_seq_rm(llama().llama_get_memory(self.handle), seq, -1, -1)
+        llama().llama_memory_seq_rm(memory, seq, -1, -1)
         return False
 
     def occupy(self, n: int, *, start: int, seq: int) -> None:
@@ -250,7 +249,7 @@ class Context:
         """Makes `target`, from `start` on, share the tokens of `source` up to `end`."""
         self.remove(target, start)
         llama().llama_memory_seq_cp(llama().llama_get_memory(self.handle), source, target, start, end)
-        self._has_grown(target, end)
+        self._has_grown(target)
 
     def clear(self, zero: bool = False) -> None:
         """Empties the KV cache. zero: the numbers in it too, which matters where they may be NaN."""

@@ -15,7 +15,7 @@ from fs_local.runtime.library import llama
 
 
 @dataclass(frozen=True)
-class Piece:
+class SavedState:
     """Some consecutive tokens of a sequence: the positions of the first and behind the last, and their bytes."""
 
     start: int
@@ -23,7 +23,7 @@ class Piece:
     state: NDArray[np.uint8]
 
 
-def saved(context: Context, seq: int, n: int, spare: int) -> list[Piece]:
+def saved(context: Context, seq: int, n: int, spare: int) -> list[SavedState]:
     """What a sequence has in its cells for its first `n` tokens, in the order of cells.
 
     Of a sequence longer than a model's window, llama.cpp would leave out what the end no longer looks back to. So it is saved in pieces.
@@ -35,31 +35,34 @@ def saved(context: Context, seq: int, n: int, spare: int) -> list[Piece]:
     return [_saved(context, seq, start, min(start + size, n), spare) for start in range(0, n, size)]
 
 
-def _saved(context: Context, seq: int, start: int, stop: int, spare: int) -> Piece:
+def _saved(context: Context, seq: int, start: int, stop: int, spare: int) -> SavedState:
     api, call = llama(), context.model.call
     context.copy(seq, spare, stop, start)
     data = np.empty(call(api.llama_state_seq_get_size, context.handle, spare), dtype=np.uint8)
     written: int = call(api.llama_state_seq_get_data, context.handle, _pointer(data), data.size, spare)
     context.remove(spare)
-    return Piece(start, stop, data[:written])
+    return SavedState(start, stop, data[:written])
 
 
-def restore(context: Context, seq: int, piece: Piece, spare: int) -> None:
-    """Puts a piece behind what a sequence has, into cells that llama.cpp finds as for a batch of its tokens.
+def restore(context: Context, seq: int, saved_state: SavedState, spare: int) -> None:
+    """Puts what was saved behind what a sequence has, into cells that llama.cpp finds as for a batch of its tokens.
 
     Args:
-        seq: has the tokens before the piece.
-        piece: of a context of the same model and settings.
+        seq: has the tokens before the saved_state.
+        saved_state: of a context of the same model and settings.
         spare: an empty sequence, empty again afterwards.
 
     Raises:
         ModelError: there are too few free cells, or something was left out; the sequence is as before.
     """
-    data = piece.state
+    data = saved_state.state
     was_read = context.model.call(llama().llama_state_seq_set_data, context.handle, _pointer(data), data.size, spare)
-    is_whole = was_read and (context.first_position(spare), context.n_past(spare)) == (piece.start, piece.stop)
+    is_whole = was_read and (context.first_position(spare), context.n_past(spare)) == (
+        saved_state.start,
+        saved_state.stop,
+    )
     if is_whole:
-        context.copy(spare, seq, piece.stop, piece.start)
+        context.copy(spare, seq, saved_state.stop, saved_state.start)
     context.remove(spare)
     if not is_whole:
         raise ModelError("a sequence that was put away has no room in the context any more")

@@ -27,9 +27,8 @@ class SlidingWindow:
     def has_grown(self, memory: Any, seq: int, length: int) -> None:
         """To be called after each evaluation. length: tokens that the sequence has now."""
         held = self._held.get(seq, 0)
-        if (
-            length - held >= self._size or length // self._size != held // self._size
-        ):  # some windows slide, some are chunks
+        # some windows slide, some are chunks
+        if length - held >= self._size or length // self._size != held // self._size:
             llama().llama_memory_seq_cp(memory, seq, seq + self._n_seq, held, length)
             self._held[seq] = length
 
