@@ -40,6 +40,7 @@ class Prefill:
         is_done: whether the logits of the last token are there (or the decisions, where only these are wanted).
         first_steered: the first position that is steered; None for none.
         evaluated: tokens of all passes.
+        start: the first position that was evaluated, in any pass.
     """
 
     def __init__(
@@ -61,7 +62,7 @@ class Prefill:
         self.decisions: list[Decision] = list(known or ())
         self.first_steered = steered_from(self.decisions, prompt)
         self._additions = added_by_layer(self.decisions)
-        self.evaluated = 0
+        self.evaluated, self.start = 0, start
         self.is_done = False
         self._wants_second_pass = False
         self._is_decided = not self._reads
@@ -138,7 +139,9 @@ class Prefill:
         """Evaluates again what is steered, and what was evaluated only in part, with the additions that are known now."""
         self._wants_second_pass = self._reads = False
         again = [at for at in (self.first_steered, self._ended_early_from) if at is not None]
-        self._parts = self._parts_from(self._cells.cut(self._seq, min(again), len(self._tokens)))
+        start = self._cells.cut(self._seq, min(again), len(self._tokens))
+        self.start = min(self.start, start)
+        self._parts = self._parts_from(start)
 
     def _runs(self) -> Additions:
         """What the rows of this part get."""

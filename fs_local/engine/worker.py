@@ -296,6 +296,7 @@ class Worker:
         if work.decisions is None and prefill.is_decided:
             work.decided(prefill.decisions)
         if prefill.is_done:
+            work.cached = min(work.cached, prefill.start)  # a second pass evaluates again what was taken and is steered
             self._prompted(work)
 
     def _prompted(self, work: Work) -> None:

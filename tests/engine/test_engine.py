@@ -123,6 +123,15 @@ def test_what_comes_before_a_steered_turn_is_shared_and_the_turn_is_evaluated_on
         np.testing.assert_array_equal(np.stack(f.logits), logits)
 
 
+def test_what_is_evaluated_again_was_not_taken_from_others(tiny: Model) -> None:
+    """Unsteered tokens serve the decision; an open gate steers them all, and they are evaluated anew."""
+    pack = synthetic_pack(tiny, "open", layer=3, gate_layer=2)
+    one = prompt_of(40)
+    with Driven(tiny, [pack], n_ubatch=512) as driven:
+        driven.answer(one, 1, steer=Steer(enabled=False))
+        assert driven.answer(one, 1).pieces[-1].cached_tokens == 0
+
+
 def test_parts_and_where_they_can_be_taken_up() -> None:
     assert prompt_parts(513, 512) == [(0, 448), (448, 513)]
     assert prompt_parts(514, 512) == [(0, 512), (512, 514)]

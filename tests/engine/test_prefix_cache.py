@@ -77,7 +77,7 @@ def test_a_beginning_that_was_put_away_serves_others_too(tiny: Model) -> None:
     """And again: its copy stays."""
     one = prompt_of(300)
     others = [Prompt((*one.tokens[:280], *prompt_of(20, i).tokens), Span(282, 300), 0) for i in (1, 2)]
-    packs = [synthetic_pack(tiny, "half", layer=3, gate_layer=2)]
+    packs = [synthetic_pack(tiny, "half", layer=3, gate_layer=2, scope="generation")]
     with Driven(tiny, packs, n_ubatch=512) as alone:
         expected = [alone.logits(other, 2) for other in others]
     with Driven(tiny, [], n_ubatch=512) as driven:
