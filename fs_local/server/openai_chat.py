@@ -15,8 +15,7 @@ from fs_local.server.answers import Answer, pieces, unless_gone, whole
 from fs_local.server.backend import Backend
 from fs_local.server.constrain import ANY_OBJECT, mask_for
 from fs_local.server.errors import ApiError, error_body
-from fs_local.server.openai_shapes import chat_logprobs, fingerprint, finish_reason, new_id, now, usage
-from fs_local.server.operation import Watch
+from fs_local.server.openai_shapes import Call, chat_logprobs, fingerprint, finish_reason, new_id, now, usage
 from fs_local.server.prompts import chat_prompt
 from fs_local.server.requests import StrictRoute, backend_of, watch_of
 from fs_local.server.sampling import openai_sampling, stops
@@ -49,7 +48,8 @@ async def chat_completions(body: ChatRequest, http: HttpRequest) -> Response:
         }
         if body.stream:
             with_usage = bool(body.stream_options and body.stream_options.include_usage)
-            chunks = _chunks(streams, backend, watch, asked, head, top, with_usage, use)
+            call = Call(backend, watch, asked, head, top, with_usage)
+            chunks = _chunks(streams, call, use)
             return LiveResponse(chunks, EVENTS, held.pop_all())
         answers = await unless_gone(http, whole(streams))
     watch.answered([a.end for a in answers])
@@ -134,33 +134,23 @@ def _with_calls(reason: str | None) -> str | None:
     return "tool_calls" if reason == "stop" else reason
 
 
-async def _chunks(
-    streams: Sequence[Stream],
-    backend: Backend,
-    watch: Watch,
-    asked: Asked,
-    head: dict[str, Any],
-    top: int | None,
-    with_usage: bool,
-    use: ToolUse | None,
-) -> AsyncGenerator[bytes, None]:
+async def _chunks(streams: Sequence[Stream], call: Call, use: ToolUse | None) -> AsyncGenerator[bytes, None]:
     """Server-sent events. The first has the steering, as soon as it is decided; the last, where asked for, the usage. A call comes whole."""
-    head = {**head, "object": "chat.completion.chunk"}
-    unused = {"usage": None} if with_usage else {}
+    head = {**call.head, "object": "chat.completion.chunk"}
     last: dict[int, Piece] = {}
     readers = [CallReader(use) for _ in streams] if use else []
 
     def chunk(index: int, delta: dict[str, Any], piece: Piece, **more: Any) -> bytes:
-        logprobs = chat_logprobs(piece.logprobs, top) if top is not None and piece.logprobs else None
+        logprobs = chat_logprobs(piece.logprobs, call.top) if call.top is not None and piece.logprobs else None
         choice = {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": None}
-        return event({**head, "choices": [choice], **unused, **more})
+        return event({**head, "choices": [choice], **call.unused, **more})
 
     def end(index: int, piece: Piece) -> bytes:
         reason = finish_reason(piece)
         if readers and readers[index].calls:
             reason = _with_calls(reason)
         choice = {"index": index, "delta": {}, "logprobs": None, "finish_reason": reason}
-        return event({**head, "choices": [choice], **unused})
+        return event({**head, "choices": [choice], **call.unused})
 
     def delta(index: int, piece: Piece) -> dict[str, Any]:
         """What is new of an answer."""
@@ -178,20 +168,20 @@ async def _chunks(
     try:
         async for index, piece in pieces(streams):
             if index not in last:
-                watch.began()
+                call.watch.began()
                 role = {"role": "assistant", "content": None if readers else "", "refusal": None}
-                shown = {} if last else shown_steering(backend, piece.decisions, asked.explain)
+                shown = {} if last else shown_steering(call.backend, piece.decisions, call.asked.explain)
                 yield chunk(index, {**role, **delta(index, piece)}, piece, **shown)
             elif (new := delta(index, piece)) or piece.logprobs:
                 yield chunk(index, new or {"content": ""}, piece)
             last[index] = piece
             if piece.finish_reason is not None:
                 yield end(index, piece)
-        watch.answered(list(last.values()))
-        if with_usage:
+        call.watch.answered(list(last.values()))
+        if call.with_usage:
             yield event({**head, "choices": [], "usage": usage(last.values())})
     except ApiError as error:
-        watch.failed(error)
+        call.watch.failed(error)
         yield event(error_body("/v1", error.status_code, error.message, error.param, error.code))
     yield DONE
 

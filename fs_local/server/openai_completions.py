@@ -12,11 +12,9 @@ from starlette.responses import JSONResponse, Response
 
 from fs_local.engine import Request
 from fs_local.server.answers import Answer, pieces, unless_gone, whole
-from fs_local.server.backend import Backend
 from fs_local.server.errors import ApiError, error_body
 from fs_local.server.limits import MAX_CHOICES
-from fs_local.server.openai_shapes import completion_logprobs, fingerprint, finish_reason, new_id, now, usage
-from fs_local.server.operation import Watch
+from fs_local.server.openai_shapes import Call, completion_logprobs, fingerprint, finish_reason, new_id, now, usage
 from fs_local.server.prompts import text_prompt
 from fs_local.server.requests import StrictRoute, backend_of, watch_of
 from fs_local.server.sampling import openai_sampling, stops
@@ -52,7 +50,8 @@ async def completions(body: CompletionRequest, http: HttpRequest) -> Response:
         }
         if body.stream:
             with_usage = bool(body.stream_options and body.stream_options.include_usage)
-            chunks = _chunks(streams, backend, watch, asked, head, body.logprobs, with_usage, len(prompts))
+            call = Call(backend, watch, asked, head, body.logprobs, with_usage)
+            chunks = _chunks(streams, call, len(prompts))
             return LiveResponse(chunks, EVENTS, held.pop_all())
         answers = await unless_gone(http, whole(streams))
     watch.answered([a.end for a in answers])
@@ -105,25 +104,15 @@ def _choice(index: int, answer: Answer, top: int | None) -> dict[str, Any]:
     }
 
 
-async def _chunks(
-    streams: Sequence[Stream],
-    backend: Backend,
-    watch: Watch,
-    asked: Asked,
-    head: dict[str, Any],
-    top: int | None,
-    with_usage: bool,
-    prompts: int,
-) -> AsyncGenerator[bytes, None]:
+async def _chunks(streams: Sequence[Stream], call: Call, prompts: int) -> AsyncGenerator[bytes, None]:
     """Server-sent events; the first has the steering, the last, where asked for, the usage."""
-    unused = {"usage": None} if with_usage else {}
     last: dict[int, Piece] = {}
     sent = [0] * len(streams)
     try:
         async for index, piece in pieces(streams):
-            shown = {} if last else shown_steering(backend, piece.decisions, asked.explain)
-            watch.began()
-            logprobs = completion_logprobs(piece.logprobs, top, sent[index]) if top is not None else None
+            shown = {} if last else shown_steering(call.backend, piece.decisions, call.asked.explain)
+            call.watch.began()
+            logprobs = completion_logprobs(piece.logprobs, call.top, sent[index]) if call.top is not None else None
             sent[index] += len(piece.text)
             choice = {
                 "index": index,
@@ -132,12 +121,12 @@ async def _chunks(
                 "finish_reason": finish_reason(piece),
             }
             last[index] = piece
-            yield event({**head, "choices": [choice], **unused, **shown})
-        watch.answered(list(last.values()))
-        if with_usage:
+            yield event({**call.head, "choices": [choice], **call.unused, **shown})
+        call.watch.answered(list(last.values()))
+        if call.with_usage:
             ends = [last[i] for i in sorted(last)]
-            yield event({**head, "choices": [], "usage": usage(ends, prompts)})
+            yield event({**call.head, "choices": [], "usage": usage(ends, prompts)})
     except ApiError as error:
-        watch.failed(error)
+        call.watch.failed(error)
         yield event(error_body("/v1", error.status_code, error.message, error.param, error.code))
     yield DONE

@@ -5,11 +5,35 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
 
 from fs_local.server.backend import Backend
+from fs_local.server.operation import Watch
 from fs_local.server.shape import EngineLike, Piece, TokenLogprob
+from fs_local.server.steering import Asked
+
+
+@dataclass(frozen=True)
+class Call:
+    """What all chunks of a call's answers have in common.
+
+    Attributes:
+        head: fields of each chunk. top: alternatives a token; None for no log-probabilities. with_usage: whether a last chunk tells it.
+    """
+
+    backend: Backend
+    watch: Watch
+    asked: Asked
+    head: dict[str, Any]
+    top: int | None
+    with_usage: bool
+
+    @property
+    def unused(self) -> dict[str, None]:
+        """What chunks before the usage say of it."""
+        return {"usage": None} if self.with_usage else {}
 
 
 def new_id(kind: str) -> str:
