@@ -17,7 +17,7 @@ from fs_local.runtime.template import Message
 
 
 class Conversation:
-    """Made by `SteeredModel.chat`.
+    """FittedExperts by `SteeredModel.chat`.
 
     Attributes:
         messages: the conversation so far.

@@ -43,14 +43,14 @@ class Pair:
 
 
 @dataclass(frozen=True)
-class DataFile:
-    """What a pack's manifest says of a file it was fitted on: rows and SHA-256, no path."""
+class FileDigest:
+    """A file of examples as a pack's manifest tells of it: rows and SHA-256, no path."""
 
     rows: int
     sha256: str
 
 
-def read_pairs(path: Path) -> tuple[list[Pair], DataFile]:
+def read_pairs(path: Path) -> tuple[list[Pair], FileDigest]:
     """Reads pairs `{query | messages, preferred, undesired}`; an answer may be a text or a list of texts.
 
     Rows in TruthfulQA's official task format are pairs too: true answers of `mc2_targets` are preferred, false ones undesired.
@@ -63,7 +63,7 @@ def read_pairs(path: Path) -> tuple[list[Pair], DataFile]:
     return pairs, _described(path, data, len(pairs))
 
 
-def read_queries(path: Path) -> tuple[list[Query], DataFile]:
+def read_queries(path: Path) -> tuple[list[Query], FileDigest]:
     """Reads queries `{query | messages}`; other fields are ignored.
 
     Raises:
@@ -122,10 +122,10 @@ def _read(path: Path) -> bytes:
         raise DataError(f"{path} can't be read: {error.strerror}") from error
 
 
-def _described(path: Path, data: bytes, rows: int) -> DataFile:
+def _described(path: Path, data: bytes, rows: int) -> FileDigest:
     if rows == 0:
         raise DataError(f"{path} has no rows; it needs one example a line")
-    return DataFile(rows, hashlib.sha256(data).hexdigest())
+    return FileDigest(rows, hashlib.sha256(data).hexdigest())
 
 
 def rows_of(path: Path, data: bytes) -> Iterator[tuple[dict[str, Any], str]]:

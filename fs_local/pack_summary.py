@@ -133,13 +133,15 @@ def readings(some: Sequence[Reading]) -> str:
 def gate_threshold(pack: Pack) -> str:
     """What opens a pack's gate, in words."""
     gate = pack.gate
-    if gate.ratio_threshold is not None:
+    if gate.kind == "quantile":
         return f"opens fully from energy ratio {gate.ratio_threshold:.2f} on (tail {gate.edge:g} of held-out IR queries), one-class"
     if gate.kind == "logistic":
         return "opens by linear margins between IR and general queries; the energy ratio only describes"
     if gate.kind == "open":
         return "is always open"
-    if gate.kind.startswith("cosine"):
+    if gate.kind in ("cosine_above", "cosine_below"):
         side, edge = (">", gate.edge) if gate.kind == "cosine_above" else ("<", -gate.edge)
         return f"opens where the similarity to the condition vector is {side} {edge:.3f}"
-    return "the opening is the energy ratio itself"
+    if gate.kind == "soft":
+        return "the opening is the energy ratio itself"
+    raise ValueError(f"no words for a gate of kind {gate.kind}")

@@ -57,7 +57,7 @@ class Captures:
 
     @property
     def key(self) -> str:
-        """16 hex digits that name it."""
+        """The captures' name in the database: 16 hex digits of the digest of all this."""
         return hashlib.sha256(json.dumps({"format": _FORMAT, **asdict(self)}, sort_keys=True).encode()).hexdigest()[:16]
 
 

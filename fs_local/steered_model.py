@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 
+from fs_local.choices import EvaluatorName
 from fs_local.conversation import Conversation
 from fs_local.engine import Engine, Prompt, Sampling, Steer, Stream
 from fs_local.engine.decision import Decision
@@ -19,7 +20,6 @@ from fs_local.errors import ContextFullError
 from fs_local.examples import Query
 from fs_local.generation import Completion, GenerationOptions, steer_of, submit
 from fs_local.model_files import resolve_model
-from fs_local.pack.engine import EngineName
 from fs_local.pack.file import Pack
 from fs_local.progress import Progress
 from fs_local.runtime.model import Model
@@ -30,7 +30,7 @@ _IN_FLIGHT = 64
 
 
 class SteeredModel:
-    """A model, and packs that steer it. Made by `load`. Usable from several threads: answers are generated side by side.
+    """A model, and packs that steer it. FittedExperts by `load`. Usable from several threads: answers are generated side by side.
 
     Every method that answers takes `steered`: True for all packs, False for the model as it is, or a `Steer` for what is between.
 
@@ -51,7 +51,7 @@ class SteeredModel:
         n_ctx: int = 0,
         placement: Placement | None = None,
         n_threads: int | None = None,
-        engine: EngineName = "numpy",
+        evaluator: EvaluatorName = "numpy",
         providers: list[str] | None = None,
         progress: Progress | None = None,
     ) -> SteeredModel:
@@ -62,7 +62,7 @@ class SteeredModel:
             packs: paths of packs, or packs; each decides with its own gate.
             n_ctx: tokens of context, over all that is answered at once; 0 for 4096, or the model's own if shorter.
             placement: where the model's blocks lie: `Placement(gpu_layers=-1)`, `Placement(workers=("127.0.0.1:50052",))`.
-            engine, providers: what evaluates decisions: numpy, or ONNX Runtime with execution providers.
+            evaluator, providers: what evaluates decisions: numpy, or ONNX Runtime with execution providers.
             progress: called with how many of 100 parts are loaded.
 
         Raises:
@@ -71,7 +71,9 @@ class SteeredModel:
         loaded = [p if isinstance(p, Pack) else Pack.load(Path(p)) for p in packs]
         opened = Model.load(resolve_model(model), placement=placement, progress=progress)
         try:
-            return cls(Engine(opened, loaded, n_ctx=n_ctx, n_threads=n_threads, evaluator=engine, providers=providers))
+            return cls(
+                Engine(opened, loaded, n_ctx=n_ctx, n_threads=n_threads, evaluator=evaluator, providers=providers)
+            )
         except BaseException:
             opened.close()
             raise

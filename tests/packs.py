@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from fs_local.capture import capture, query_request
+from fs_local.choices import Scope
 from fs_local.examples import Query
 from fs_local.method.folded import Experts, Gate, GateKind
 from fs_local.pack.file import Pack
@@ -17,7 +18,6 @@ from fs_local.pack.manifest import (
     GateSettings,
     Manifest,
     ModelIdentity,
-    Scope,
     SteerSettings,
 )
 from fs_local.runtime.model import Model

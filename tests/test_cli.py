@@ -16,16 +16,14 @@ import cli
 from converters.cast import Comparator, Comparison
 from converters.onnx_file import Dtype
 from fs_local.chat import Chat
+from fs_local.choices import EvaluatorName, FitGate, FitMethod
 from fs_local.commands.convert import convert
 from fs_local.commands.evaluate import evaluate
 from fs_local.commands.fit import fit
 from fs_local.commands.generate import generate
 from fs_local.demo import DATA
 from fs_local.evaluation.suites import SUITES
-from fs_local.fitting.options import FitGate
 from fs_local.generation import GenerationOptions
-from fs_local.pack.engine import EngineName
-from fs_local.pack.manifest import FitMethod
 from fs_local.runtime.node_filter import native_address
 from fs_local.steered_model import SteeredModel
 from tests.converters.files import directions, write_control_vector
@@ -91,7 +89,7 @@ def test_generate_reads_standard_input_and_prints_json(run: object, tiny_path: P
         "--json",
         "--max-tokens",
         "8",
-        "--engine",
+        "--evaluator",
         "onnx",
         stdin="What is the capital of Italy?\n",
     )
@@ -236,7 +234,7 @@ def bad_inputs(tmp_path: Path, model: Path, pack: Path) -> list[tuple[list[objec
         (["generate", model, "hi", "--temperature", "-1"], "temperature must be"),
         (["generate", model, "hi", "--gpu-layers", "3"], "without a GPU backend"),
         (
-            ["generate", model, "hi", "-p", pack, "--engine", "onnx", "--provider", "X"],
+            ["generate", model, "hi", "-p", pack, "--evaluator", "onnx", "--provider", "X"],
             "ONNX Runtime has no X here",
         ),
         (["inspect", one], "no .svec file"),
@@ -360,7 +358,7 @@ COMMANDS = {"convert": convert, "evaluate": evaluate, "fit": fit, "generate": ge
         ("fit", "method", get_args(FitMethod)),
         ("fit", "gate", (*get_args(FitGate), "auto")),
         ("evaluate", "suite", (*SUITES, "compare")),
-        ("generate", "engine", get_args(EngineName)),
+        ("generate", "evaluator", get_args(EvaluatorName)),
         ("convert", "dtype", get_args(Dtype)),
         ("convert", "comparator", get_args(Comparator)),
         ("convert", "comparison", get_args(Comparison)),

@@ -1,10 +1,11 @@
-"""One file and one line each: what fs_local/README.md says of adding a suite, a format, a command and a store, done here."""
+"""One file and one line each: what fs_local/README.md says of adding a suite, a format, a method, a command and a store, done here."""
 
 from __future__ import annotations
 
 import json
 import shutil
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,10 +18,14 @@ from converters.conversion import convert
 from converters.formats import Content, Format
 from converters.pack_of_parts import PackParts
 from converters.vectors import Vectors
-from fs_local import evaluate_packs, read_files
+from fs_local import Examples, FitOptions, Pair, Query, evaluate_packs, fit, read_files
+from fs_local.arrays import F32
 from fs_local.demo import DATA
 from fs_local.evaluation import suites
 from fs_local.evaluation.runner import Runner
+from fs_local.fitting.methods import DIRECTIONS
+from fs_local.method.rivals import MeanDifference
+from fs_local.method.rows import Rows
 from fs_local.model_files import list_models
 from fs_local.model_stores import STORES
 from fs_local.pack.file import Pack
@@ -50,6 +55,21 @@ def test_a_format(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert (done.source, done.target) == ("gguf", "plain")
     found = json.loads((tmp_path / "v.plain").read_text())
     np.testing.assert_array_equal(np.array(found["2"], dtype=np.float32), vectors[2])
+
+
+def test_a_method(tiny: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Doubled(MeanDifference):
+        def fit(self, differences: Rows | F32) -> MeanDifference:
+            found = super().fit(differences)
+            found.experts_ = replace(found.experts_, prototypes=2 * found.experts_.prototypes)
+            return found
+
+    pairs = [Pair(Query.of(f"{n} apples"), ("yes",), ("no",)) for n in range(12)]
+    options = FitOptions(layers=(2,), strength=1.0, gate="open", background=False)
+    once = fit(tiny, Examples(pairs), replace(options, method="caa")).pack
+    monkeypatch.setitem(DIRECTIONS, "caa", lambda _: Doubled())
+    twice = fit(tiny, Examples(pairs), replace(options, method="caa")).pack
+    np.testing.assert_array_equal(twice.experts.prototypes, 2 * once.experts.prototypes)
 
 
 def test_a_command() -> None:

@@ -80,13 +80,11 @@ class Prompts:
     def steered_from(self, row: int, scope: str) -> int:
         """The first position that an open gate steers. Raises SteeringError: the turn's beginning is not known."""
         first, stop = self.span(row, "mean")
-        if scope == "turn" and self.turn is None:
+        if scope != "turn":
+            return {"all": first, "generation": stop - 1}[scope]
+        if self.turn is None:
             raise SteeringError("the pack steers the current turn: make the prompts with SteeringPack.prompts")
-        return (
-            {"all": first, "generation": stop - 1}[scope]
-            if self.turn is None or scope != "turn"
-            else int(self.turn[row])
-        )
+        return int(self.turn[row])
 
 
 @dataclass(frozen=True)
@@ -163,8 +161,10 @@ class SteeringPack(torch.nn.Module):  # type: ignore[misc]
         elif self.kind == "quantile":
             widths = self.gate_knots.diff().clamp_min(TINY)
             x = ((self.energy_ratio(readings)[:, None] - self.gate_knots[:-1]) / widths).clamp(0, 1).mean(1)
-        else:
+        elif self.kind == "soft":
             x = self.energy_ratio(readings)
+        else:
+            raise SteeringError(f"this module knows no gate of kind {self.kind}; convert the pack again")
         opening = (x / self.edge).clamp_max(1) ** self.decay
         return torch.where(opening < CLOSED_BELOW, torch.zeros_like(opening), opening)
 

@@ -19,7 +19,7 @@ from fs_local.benchmark.stock import Stock
 from fs_local.benchmark.turns import Budget, Run, alternate
 from fs_local.engine import Engine, Prompt, Request, Sampling, Steer
 from fs_local.generation import GenerationOptions
-from fs_local.pack.engine import NumpyEngine
+from fs_local.pack.evaluator import NumpyEvaluator
 from fs_local.pack.file import Pack
 from fs_local.runtime.context import MICRO_BATCH
 from fs_local.runtime.model import Model
@@ -134,9 +134,9 @@ def second_turn(path: Path, base: Pack) -> Iterator[Measurement]:
 
 
 def decision() -> Iterator[Measurement]:
-    engine = NumpyEngine(*synthetic_arrays(WIDE))
+    evaluator = NumpyEvaluator(*synthetic_arrays(WIDE))
     state = np.random.default_rng(1).standard_normal(WIDE, dtype=np.float32)
-    (taken,) = alternate([lambda: engine(state, state)], Budget(1.0), 2000, warm_up=20)
+    (taken,) = alternate([lambda: evaluator(state, state)], Budget(1.0), 2000, warm_up=20)
     micro = [t * 1e6 for t in taken]
     yield Measurement(
         f"decide, d = {WIDE}, K = {N_EXPERTS}, residual rank {N_RESIDUAL}",

@@ -7,9 +7,10 @@ import dataclasses
 import numpy as np
 
 from fs_local.arrays import F32
+from fs_local.choices import Scope
 from fs_local.method.folded import Experts, Gate, constant_experts, open_gate
 from fs_local.pack.file import Pack
-from fs_local.pack.manifest import ExpertAbout, Figures, GateSettings, Manifest, Scope, SteerSettings
+from fs_local.pack.manifest import ExpertAbout, Figures, GateSettings, Manifest, SteerSettings
 from fs_local.runtime.model import Model
 from fs_local.steering import identity
 

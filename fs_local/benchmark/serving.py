@@ -26,9 +26,9 @@ from fs_local.benchmark.http_client import Answered, HttpClient
 from fs_local.benchmark.packs import held, steered_layer, synthetic_pack
 from fs_local.benchmark.server_process import ServerProcess
 from fs_local.benchmark.turns import Budget, Run, alternate
+from fs_local.choices import Scope
 from fs_local.engine import Engine, Request, Sampling
 from fs_local.model_files import resolve_model, served_name
-from fs_local.pack.manifest import Scope
 from fs_local.progress import Progress, untold
 from fs_local.runtime.model import Model
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from fs_local.commands.options import (
     Ctx,
     DrawSeed,
-    EngineOption,
+    EvaluatorOption,
     MaxTokens,
     MinP,
     Providers,
@@ -42,7 +42,7 @@ class Loading(Placing):
     strength: Strength = None
     ctx: Ctx = 0
     threads: Threads = None
-    engine: EngineOption = "numpy"
+    evaluator: EvaluatorOption = "numpy"
     provider: Providers = None
 
     def load(self, model: str, packs: list[Path] | None) -> SteeredModel:
@@ -57,7 +57,7 @@ class Loading(Placing):
                 n_ctx=self.ctx,
                 placement=self.placement,
                 n_threads=self.threads,
-                engine=self.engine,
+                evaluator=self.evaluator,
                 providers=self.provider,
                 progress=progress,
             )

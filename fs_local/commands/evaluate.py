@@ -7,6 +7,7 @@ from typing import Annotated, Literal, Optional
 
 import typer
 
+from fs_local.choices import SuiteName
 from fs_local.commands.answering import with_options
 from fs_local.commands.files import check_outputs
 from fs_local.commands.options import AsJson, Packs
@@ -24,20 +25,8 @@ def evaluate(
     ] = None,
     *,
     suite: Annotated[
-        Literal[
-            "opening",
-            "truthfulqa",
-            "open-answers",
-            "preference",
-            "refusal",
-            "over-refusal",
-            "exact-match",
-            "drift",
-            "compare",
-        ],
-        typer.Option(
-            help="opening, refusal, over-refusal, truthfulqa, exact-match, drift, or compare (all packs on all files, at several strengths)."
-        ),
+        Literal[SuiteName, "compare"],
+        typer.Option(help="What is measured; compare: all packs on all files, at several strengths."),
     ],
     data: Annotated[
         Optional[list[Path]],

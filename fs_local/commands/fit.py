@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, Optional
 
 import typer
 
+from fs_local.choices import FitGate, FitMethod, Scope
 from fs_local.commands.answering import with_options
 from fs_local.commands.files import check_outputs
 from fs_local.commands.options import (
@@ -66,14 +67,14 @@ def fit(
     report: Annotated[Optional[Path], typer.Option(help="Where an HTML page about the fit goes.")] = None,
     name: Annotated[Optional[str], typer.Option(help="Name of the pack; by default the file's.")] = None,
     method: Annotated[
-        Literal["finesteer", "caa", "repe", "cast", "alphasteer", "adasteer", "dsas", "ridge", "random"],
+        FitMethod,
         typer.Option(help="FineSteer, or one it is measured against."),
     ] = "finesteer",
     layer: Annotated[
         str, typer.Option(help="Steered block: a number, several with commas between them, or auto.")
     ] = "auto",
     gate: Annotated[
-        Literal["quantile", "logistic", "soft", "open", "auto"],
+        Literal[FitGate, "auto"],
         typer.Option(help="quantile (one-class), logistic, soft, open (no gate), or auto."),
     ] = "auto",
     gate_layer: GateLayer = "auto",
@@ -84,7 +85,7 @@ def fit(
     experts: Annotated[str, typer.Option(help="K: a number, or auto.")] = "auto",
     residual: Annotated[str, typer.Option(help="Rank of the residual: a number (0: none), or auto.")] = "auto",
     scope: Annotated[
-        Literal["all", "turn", "prompt", "generation"],
+        Scope,
         typer.Option(
             help="What an open gate steers: all (prompt and generation), turn (from the current user message on), prompt, or generation."
         ),

@@ -33,7 +33,7 @@ def inspect(
         else:
             out.print(facts(path.name, found.rows()))
         return
-    found.engine("onnx")  # its graph is checked too
+    found.evaluator("onnx")  # its graph is checked too
     if as_json:
         print_json({"bytes": path.stat().st_size, **found.manifest.model_dump()})
     else:

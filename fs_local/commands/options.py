@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal, Optional
+from typing import Annotated, Optional
 
 import typer
+
+from fs_local.choices import EvaluatorName
 
 ModelArgument = Annotated[
     str,
@@ -53,9 +55,7 @@ OpenWraps = Annotated[
     ),
 ]
 Strength = Annotated[Optional[float], typer.Option(help="λ in place of the packs' own.")]
-EngineOption = Annotated[
-    Literal["numpy", "onnx"], typer.Option("--engine", help="What evaluates decisions: numpy or onnx.")
-]
+EvaluatorOption = Annotated[EvaluatorName, typer.Option("--evaluator", help="What evaluates decisions: numpy or onnx.")]
 Providers = Annotated[
     Optional[list[str]], typer.Option("--provider", help="ONNX Runtime execution provider; may be given several times.")
 ]

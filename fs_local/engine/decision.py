@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from fs_local.arrays import F32
+from fs_local.choices import Scope
 from fs_local.method.readings import Reading
-from fs_local.pack.manifest import Scope
 from fs_local.runtime.prompt import Prompt
 
 

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from types import TracebackType
 
+from fs_local.choices import EvaluatorName
 from fs_local.engine.cells import OWN_SEQUENCES
 from fs_local.engine.decision import Decision
 from fs_local.engine.packs import LoadedPack, Packs
@@ -18,7 +19,6 @@ from fs_local.engine.sequences import Sequence as Work
 from fs_local.engine.stream import Mailbox, Stream
 from fs_local.engine.worker import MOST_AT_ONCE, Worker
 from fs_local.errors import EngineClosed, EngineFull, FsLocalError
-from fs_local.pack.engine import EngineName
 from fs_local.pack.file import Pack
 from fs_local.runtime.context import Context
 from fs_local.runtime.model import Model
@@ -82,7 +82,7 @@ class Engine:
         n_seq: int = 8,
         n_threads: int | None = None,
         max_waiting: int = 256,
-        evaluator: EngineName = "numpy",
+        evaluator: EvaluatorName = "numpy",
         providers: list[str] | None = None,
     ) -> None:
         if not 1 <= n_seq <= MOST_AT_ONCE:

@@ -7,14 +7,14 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from fs_local.choices import EvaluatorName, Scope
 from fs_local.engine.decision import Decision
 from fs_local.engine.requests import Steer
 from fs_local.errors import PackError
 from fs_local.method.readings import QueryReader, Reading
-from fs_local.pack.engine import Engine as Evaluator
-from fs_local.pack.engine import EngineName
+from fs_local.pack.evaluator import Evaluator
 from fs_local.pack.file import Pack
-from fs_local.pack.manifest import MAX_STRENGTH, Scope
+from fs_local.pack.manifest import MAX_STRENGTH
 from fs_local.runtime.prompt import Prompt
 from fs_local.steering import check_model, check_names
 
@@ -43,7 +43,7 @@ class Packs:
 
     @classmethod
     def load(
-        cls, model: Model, packs: Sequence[Pack], evaluator: EngineName = "numpy", providers: list[str] | None = None
+        cls, model: Model, packs: Sequence[Pack], evaluator: EvaluatorName = "numpy", providers: list[str] | None = None
     ) -> Packs:
         """Packs for a model.
 
@@ -57,7 +57,7 @@ class Packs:
                 "these packs have different scopes (what of a conversation they steer); use them one at a time"
             )
         check_names(packs)
-        return cls(tuple(LoadedPack(p, p.engine(evaluator, providers)) for p in packs))
+        return cls(tuple(LoadedPack(p, p.evaluator(evaluator, providers)) for p in packs))
 
     def changed(self, name: str, *, strength: float | None = None, enabled: bool | None = None) -> Packs:
         """The same, but for one pack.
@@ -73,7 +73,11 @@ class Packs:
         return Packs(tuple(one if p.name == name else p for p in self.loaded))
 
     def named(self, name: str) -> LoadedPack:
-        """Raises PackError where there is none."""
+        """The pack of that name.
+
+        Raises:
+            PackError: there is none.
+        """
         for p in self.loaded:
             if p.name == name:
                 return p

@@ -38,7 +38,7 @@ class Worker:
         packs: gives the packs of this moment.
 
     Attributes:
-        bell: rung when streams have got what there is.
+        bell: rung once a turn, when pieces of answers stand in the streams, so that readers wake up.
         evaluated, reused: tokens of prompts; generated: tokens drawn; evicted: how often a sequence had to make room.
     """
 
@@ -87,7 +87,7 @@ class Worker:
         self._may_admit = True
 
     def forget(self, zero: bool = False) -> None:
-        """Empties the cells; nothing may be at work. zero: the numbers in them too."""
+        """Empties the cells; nothing may be at work. zero: whether what they held is overwritten with zeros."""
         self._cache.forget()
         self._cells.clear(zero)
 

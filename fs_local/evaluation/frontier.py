@@ -13,7 +13,7 @@ from fs_local.evaluation.contenders import Contender, SystemPrompt, name_of
 from fs_local.evaluation.figures import figure, gain
 from fs_local.evaluation.files import File
 from fs_local.evaluation.runner import Runner
-from fs_local.evaluation.suites import SUITES, SuiteRow, figure_of, kind_of
+from fs_local.evaluation.suites import SUITES, SuiteRow, figure_kind, figure_of
 from fs_local.method.folded import constant_experts, open_gate
 from fs_local.pack.file import Pack
 from fs_local.pack.manifest import MAX_STRENGTH, ExpertAbout, GateSettings
@@ -68,7 +68,7 @@ class Frontier:
         nothing = _almost_nothing(packs[0])
         floor: dict[str, Any] = {"drift": figure(_drift(runner, general, nothing)).as_dict(), "tasks": []}
         for task in tasks:
-            name, kind = f"{task.suite} on {task.name}", kind_of(EFFECTS[task.suite])
+            name, kind = f"{task.suite} on {task.name}", figure_kind(EFFECTS[task.suite])
             none = _effect(runner, task, None)
             floor["tasks"].append({"task": name, "change": gain(_effect(runner, task, nothing), none, kind).as_dict()})
             lines = {name_of(c): _line(runner, task, general, c, allowed) for c in contenders}
@@ -91,7 +91,7 @@ def _within_budgets(
     task: File, lines: dict[str, list[Point]], none: list[float], ours: str | None, allowed: Sequence[float]
 ) -> list[dict[str, Any]]:
     found = []
-    kind = kind_of(EFFECTS[task.suite])
+    kind = figure_kind(EFFECTS[task.suite])
     for budget in allowed:
         at = {pack: at_budget(line, none, budget) for pack, line in lines.items()}
         found += [

@@ -5,15 +5,16 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import tomllib
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from fs_local.choices import FitGate, FitMethod, Scope
 from fs_local.errors import DataError
 from fs_local.evaluation.budgets import BUDGETS
 from fs_local.evaluation.suites import SUITES
-from fs_local.pack.manifest import METHODS, FitMethod, Scope
+from fs_local.pack.manifest import METHODS
 
 Count = Annotated[int, Field(ge=1)]
 Text = Annotated[str, Field(min_length=1)]
@@ -33,7 +34,7 @@ class Way(_Strict):
     """
 
     method: FitMethod = "finesteer"
-    gate: Literal["quantile", "logistic", "soft", "open"] | None = None
+    gate: FitGate | None = None
     layers: Annotated[list[int], Field(min_length=1)] | None = None
     strength: float | None = None
     scope: Scope = "all"

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import numpy as np
 import platformdirs
 
-from fs_local.background import wraps
+from fs_local.background.wraps import wraps
 from fs_local.errors import DataError
 from fs_local.evaluation.code import code_digest
 from fs_local.evaluation.compare import evaluate_packs

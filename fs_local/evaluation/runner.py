@@ -11,12 +11,12 @@ import numpy as np
 
 from fs_local.arrays import F32
 from fs_local.capture import Request, query_request
+from fs_local.choices import Scope
 from fs_local.engine import Decision, Engine, Piece, Prompt, Sampling, Steer
 from fs_local.engine import Request as EngineRequest
 from fs_local.errors import DataError
 from fs_local.examples import Query
 from fs_local.pack.file import Pack
-from fs_local.pack.manifest import Scope
 from fs_local.progress import Progress, untold
 from fs_local.runtime.context import DEFAULT_CTX
 from fs_local.runtime.model import Model
@@ -52,7 +52,7 @@ class Answer:
 
 
 @dataclass(frozen=True)
-class Asked(Request):
+class AskedOtherwise(Request):
     """A request as a contender asks it, for `Runner.drift`: `plain` is the same without the contender, with the same answers."""
 
     plain: Request | None = None
@@ -175,7 +175,7 @@ class Runner:
         share of tokens where both rank the same one first. Exactly (0, 1) where nothing is added.
 
         Args:
-            requests: unsteered is what `Asked.plain` says, where there is one.
+            requests: unsteered is what `AskedOtherwise.plain` says, where there is one.
         """
 
         def compute(engine: Engine, some: list[Request], additions: list[Additions]) -> list[tuple[float, float]]:
@@ -277,7 +277,7 @@ class Runner:
 
 
 def _plain(r: Request) -> Request:
-    return r.plain if isinstance(r, Asked) and r.plain is not None else r
+    return r.plain if isinstance(r, AskedOtherwise) and r.plain is not None else r
 
 
 def _prompt(r: Request) -> Prompt:

@@ -11,15 +11,15 @@ from typing import Any
 import numpy as np
 
 from fs_local.capture import Request
+from fs_local.choices import Scope
 from fs_local.errors import DataError
 from fs_local.evaluation.contenders import Contender, SystemPrompt
 from fs_local.evaluation.figures import Figure, Kind, figure
 from fs_local.evaluation.fluency import fluency
 from fs_local.evaluation.references import lead
-from fs_local.evaluation.runner import Answer, Asked, KeptDecision, Runner
+from fs_local.evaluation.runner import Answer, AskedOtherwise, KeptDecision, Runner
 from fs_local.examples import Query, multiple_choice, read_rows, row_pair, row_query
 from fs_local.pack.file import Pack
-from fs_local.pack.manifest import Scope
 from fs_local.refusals import is_refusal
 
 ANSWER_TOKENS = 32
@@ -45,13 +45,13 @@ BOUNDED = frozenset(
 """Figures from 0 to 1."""
 
 
-def kind_of(name: str) -> Kind:
-    """What the rows of a figure may be."""
+def figure_kind(name: str) -> Kind:
+    """Which values a figure's rows have: yes or no, from 0 to 1, or any number. It sets the figure's interval."""
     return "share" if name in SHARES else "bounded" if name in BOUNDED else "mean"
 
 
 def figure_of(name: str, values: Sequence[float]) -> Figure:
-    return figure(values, kind_of(name))
+    return figure(values, figure_kind(name))
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,7 @@ def refusal(runner: Runner, rows: Sequence[SuiteRow], contender: Contender | Non
 
 
 def over_refusal(runner: Runner, rows: Sequence[SuiteRow], contender: Contender | None) -> Result:
-    """The same on queries that are safe."""
+    """What `refusal` measures, on queries that are safe and should be answered."""
     result = refusal(runner, rows, contender)
     return Result("over-refusal", result.values, result.samples)
 
@@ -150,7 +150,7 @@ def drift(runner: Runner, rows: Sequence[SuiteRow], contender: Contender | None)
     plain = runner.answers(requests, [KeptDecision(0.0, {})] * len(rows), DRIFT_TOKENS, what="unsteered answers")
     answers = [(list(a.tokens) or [0],) for a in plain]
     spoken = [
-        Asked(a.prompt, given, a.user_text, a.turn_start, replace(r, answers=given))
+        AskedOtherwise(a.prompt, given, a.user_text, a.turn_start, replace(r, answers=given))
         for r, a, given in zip(requests, asked, answers, strict=True)
     ]
     found = runner.drift(spoken, decided, _scope(contender))
@@ -232,6 +232,36 @@ def mc2(sums: Sequence[float], true: Sequence[bool]) -> float:
     return float(p[np.array(true)].sum() / p.sum())
 
 
+def _query_row(row: dict[str, Any], where: str) -> SuiteRow:
+    return SuiteRow(row_query(row, where))
+
+
+def _choice_row(row: dict[str, Any], where: str) -> SuiteRow:
+    query, mc1, true = multiple_choice(row, where)
+    return SuiteRow(query, mc1=mc1, mc2=true)
+
+
+def _pair_row(row: dict[str, Any], where: str) -> SuiteRow:
+    pair = row_pair(row, where)
+    return SuiteRow(pair.query, mc2={**dict.fromkeys(pair.preferred, True), **dict.fromkeys(pair.undesired, False)})
+
+
+def _number_row(row: dict[str, Any], where: str) -> SuiteRow:
+    answer = row.get("answer")
+    if not isinstance(answer, (str, int, float)) or _last_number(str(answer)) is None:
+        raise DataError(f"{where}: `answer` must hold a number")
+    return SuiteRow(row_query(row, where), answer=str(answer))
+
+
+READERS: dict[str, Callable[[dict[str, Any], str], SuiteRow]] = {
+    "truthfulqa": _choice_row,
+    "open-answers": _choice_row,
+    "preference": _pair_row,
+    "exact-match": _number_row,
+}
+"""How rows are read that hold more than a query."""
+
+
 def read_suite(suite: str, path: Path, limit: int | None = None) -> list[SuiteRow]:
     """Rows of a suite's file: `query` or `messages` (and `answer` for exact-match; `preferred` and `undesired` for preference), or
     TruthfulQA's official task format.
@@ -239,25 +269,8 @@ def read_suite(suite: str, path: Path, limit: int | None = None) -> list[SuiteRo
     Raises:
         DataError: naming file, line and field.
     """
-    rows = []
-    for row, where in read_rows(path):
-        if suite in ("truthfulqa", "open-answers"):
-            query, mc1, mc2_ = multiple_choice(row, where)
-            rows.append(SuiteRow(query, mc1=mc1, mc2=mc2_))
-        elif suite == "preference":
-            pair = row_pair(row, where)
-            rows.append(
-                SuiteRow(
-                    pair.query, mc2={**dict.fromkeys(pair.preferred, True), **dict.fromkeys(pair.undesired, False)}
-                )
-            )
-        elif suite == "exact-match":
-            answer = row.get("answer")
-            if not isinstance(answer, (str, int, float)) or _last_number(str(answer)) is None:
-                raise DataError(f"{where}: `answer` must hold a number")
-            rows.append(SuiteRow(row_query(row, where), answer=str(answer)))
-        else:
-            rows.append(SuiteRow(row_query(row, where)))
+    read = READERS.get(suite, _query_row)
+    rows = [read(row, where) for row, where in read_rows(path)]
     if not rows:
         raise DataError(f"{path} has no rows; it needs one a line")
     return rows[:limit]

@@ -16,15 +16,15 @@ from fs_local.examples import Pair
 from fs_local.fitting.gate_queries import GateQueries
 from fs_local.fitting.given import GivenStates
 from fs_local.fitting.held_out import PairParts, pair_parts
-from fs_local.fitting.methods import TAKE_QUERIES, Made, Rowed, fit_experts
+from fs_local.fitting.methods import TAKE_QUERIES, FitRows, FittedExperts, fit_experts
+from fs_local.fitting.near_twins import groups_of
 from fs_local.fitting.options import Examples, FitOptions
 from fs_local.fitting.states import QueryStates, pair_states, query_states, steer_layers
 from fs_local.fitting.trials import TRIAL_PAIRS, Setting, Trials, answered_as_wanted, effect_of, worth
-from fs_local.fitting.twins import groups_of
 from fs_local.method.experts import MixtureOfSteeringExperts, squared_error
 from fs_local.method.folded import Experts, constant_experts
+from fs_local.method.group_splits import Numbers
 from fs_local.method.rows import Rows
-from fs_local.method.splits import Numbers
 from fs_local.method.subspace import mean
 from fs_local.pack.manifest import EffectKind, ExpertAbout, Trial
 from fs_local.progress import Progress
@@ -95,7 +95,7 @@ def choose_experts(
     if options.method in TAKE_QUERIES:
         of_queries = given.queries if given else query_states(model, queries, options, layers[0][0], report, captures)
     as_wanted = answered_as_wanted(runner, pairs) if options.method == "adasteer" else None
-    return _Search(runner, pairs, options, Rowed(states, of_queries, as_wanted), report).run(layers)
+    return _Search(runner, pairs, options, FitRows(states, of_queries, as_wanted), report).run(layers)
 
 
 def experts_untried(given: GivenStates, options: FitOptions, layers: tuple[int, ...]) -> ChosenExperts:
@@ -103,11 +103,11 @@ def experts_untried(given: GivenStates, options: FitOptions, layers: tuple[int, 
     rank = RESIDUAL_RANKS[0] if options.residual_rank is None else options.residual_rank
     strength = UNTRIED_STRENGTH if options.strength is None else options.strength
     parts = pair_parts(given.pairs.groups, options.seed)
-    return _setting(Rowed(given.pairs, given.queries), options, parts, layers, rank, strength)
+    return _setting(FitRows(given.pairs, given.queries), options, parts, layers, rank, strength)
 
 
 def _setting(
-    states: Rowed,
+    states: FitRows,
     options: FitOptions,
     parts: PairParts,
     layers: tuple[int, ...],
@@ -136,7 +136,7 @@ class _Search:
         runner: Runner,
         pairs: Sequence[Pair],
         options: FitOptions,
-        states: Rowed,
+        states: FitRows,
         report: Progress,
     ) -> None:
         self._runner, self._pairs, self._options, self._states, self._report = runner, pairs, options, states, report
@@ -212,11 +212,11 @@ class _Search:
         """What was chosen, as it is shipped, on pairs that had no part in it; and no steering on these."""
         rows = self._parts.report[: TRIAL_PAIRS[-1]]
         trials = self._trials_on(rows)
-        made = Made(how.experts, how.reads, how.mixture)
+        made = FittedExperts(how.experts, how.reads, how.mixture)
         (trial,) = trials([self._setting(rows, how.layers, how.strength, made)])
         return trial, trials.unsteered
 
-    def _setting(self, rows: Numbers, layers: Sequence[int], strength: float, made: Made) -> Setting:
+    def _setting(self, rows: Numbers, layers: Sequence[int], strength: float, made: FittedExperts) -> Setting:
         k, residual = len(made.experts.prototypes), len(made.experts.residual) if made.mixture else 0
         return Setting(layers, strength, made.vectors(self._states.pairs, rows), k, residual)
 

@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 
 from fs_local.errors import DataError
-from fs_local.examples import DataFile, Pair, Query, read_pairs, read_queries
+from fs_local.examples import FileDigest, Pair, Query, read_pairs, read_queries
 from fs_local.fitting.given import GivenStates, read_states
+from fs_local.fitting.near_twins import twins_of
 from fs_local.fitting.options import Examples
 from fs_local.fitting.trials import effect_of
-from fs_local.fitting.twins import twins_of
 from fs_local.refusals import refusal_pairs
 
 MAX_REFUSAL_PAIRS = 120
@@ -28,7 +28,7 @@ def read_examples(
     Raises:
         DataError: a file that can't be used, or neither pairs nor IR queries.
     """
-    files: dict[str, DataFile] = {}
+    files: dict[str, FileDigest] = {}
     given: list[Pair] = []
     if pairs is not None:
         if openings is not None:
@@ -59,7 +59,7 @@ def read_given(states: Path, pairs: Path | None, others: Sequence[Path]) -> tupl
         raise DataError(
             f"the states of --states are instead of texts; leave out {others[0].name}, or leave out --states"
         )
-    files: dict[str, DataFile] = {}
+    files: dict[str, FileDigest] = {}
     texts: list[Pair] = []
     if pairs is not None:
         texts, files["pairs"] = read_pairs(pairs)
@@ -74,13 +74,13 @@ def read_gate_examples(ir: Sequence[Path], general: Sequence[Path]) -> Examples:
     """
     if not ir:
         raise DataError("give --ir with queries that should be steered")
-    files: dict[str, DataFile] = {}
+    files: dict[str, FileDigest] = {}
     ir_rows = [q for rows in _read(ir, "IR queries", files).values() for q in rows]
     kinds = _read(general, "general queries", files)
     return Examples((), ir_rows, kinds, files=files, notes=_twins(ir_rows, kinds))
 
 
-def _read(paths: Sequence[Path], what: str, files: dict[str, DataFile]) -> dict[str, list[Query]]:
+def _read(paths: Sequence[Path], what: str, files: dict[str, FileDigest]) -> dict[str, list[Query]]:
     """Queries by file; a file's name, without its folder and ending, is the name of a kind."""
     found: dict[str, list[Query]] = {}
     for path in paths:

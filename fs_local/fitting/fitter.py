@@ -13,7 +13,7 @@ from typing import Any
 
 from fs_local.errors import DataError, FitError
 from fs_local.evaluation.runner import Runner
-from fs_local.examples import DataFile, Pair
+from fs_local.examples import FileDigest, Pair
 from fs_local.fitting.expert_search import ChosenExperts, about, choose_experts, experts_untried
 from fs_local.fitting.fit_gate import fit_gate, notes_on_gate, queries_for
 from fs_local.fitting.gate_search import ChosenGate, always, choose_gate, needs_no_states
@@ -135,7 +135,7 @@ def _fitted(
     how: ChosenExperts,
     when: ChosenGate,
     pairs: Sequence[Pair],
-    files: Mapping[str, DataFile],
+    files: Mapping[str, FileDigest],
     options: FitOptions,
 ) -> Fitted:
     manifest = Manifest(

@@ -9,9 +9,10 @@ from functools import cache
 import numpy as np
 from numpy.typing import NDArray
 
-from fs_local.background import background, wrapped, wraps
+from fs_local.background import background
+from fs_local.background.wraps import wrapped, wraps
 from fs_local.examples import Query
-from fs_local.fitting.twins import groups_of, twins_of
+from fs_local.fitting.near_twins import groups_of, twins_of
 
 MAX_IR, MAX_IR_CHARACTERS = 700, 180_000
 MAX_FILE = 300

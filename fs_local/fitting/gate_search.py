@@ -14,9 +14,9 @@ from fs_local.evaluation.intervals import wilson
 from fs_local.fitting.gate_queries import WRAPPED
 from fs_local.fitting.options import FitOptions
 from fs_local.fitting.states import Place, QueryStates
-from fs_local.method.crossfit import folds_of
 from fs_local.method.folded import Gate, open_gate
 from fs_local.method.gates import QuantileGate, SoftGate, is_open
+from fs_local.method.group_splits import folds_of
 from fs_local.method.logistic import LogisticGate
 from fs_local.method.readings import Reading
 from fs_local.method.rivals import CosineCondition
@@ -192,7 +192,7 @@ def _one_class(
         ir, general = states.ir[layer, "last"], states.general.get((layer, "last"))
         gate = (
             SoftGate(rank, seed=options.seed) if kind == "soft" else QuantileGate(rank, options.tail, seed=options.seed)
-        ).fit(ir, general)
+        ).fit(ir, general, states.ir_groups)
         apart = float(gate.ir_opening_.mean() - gate.general_opening_.mean()) if general is not None else 0.0
         scores = gate.ir_score_, gate.general_score_
         when = ChosenGate(

@@ -11,7 +11,7 @@ block il, counted from 0, after which they were read:
     contrast.{il}   (c, d)  states of general queries that resemble IR queries; may be missing
 
 The state after block il is `l_out-{il}` in llama.cpp, and `hidden_states[il + 1]` in Hugging Face transformers, but for the last
-block: transformers' last entry is normalized, so that block is refused. Made with transformers:
+block: transformers' last entry is normalized, so that block is refused. FittedExperts with transformers:
 
     import numpy as np, torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -46,7 +46,7 @@ import numpy as np
 
 from fs_local.arrays import F32
 from fs_local.errors import DataError, FitError
-from fs_local.examples import DataFile
+from fs_local.examples import FileDigest
 from fs_local.files import file_digest
 from fs_local.fitting.methods import TAKE_QUERIES
 from fs_local.fitting.options import FitOptions, Shape
@@ -75,7 +75,7 @@ class GivenStates:
     width: int
     pairs: PairStates
     queries: QueryStates
-    files: dict[str, DataFile]
+    files: dict[str, FileDigest]
 
     @property
     def n_pairs(self) -> int:
@@ -226,5 +226,5 @@ def _checked(path: Path, arrays: Arrays, sha256: str) -> GivenStates:
         width[0],
         PairStates(arrays["pairs"], differences, np.array([numbers[key] for key in keys], dtype=np.intp), keys),
         queries,
-        {words: DataFile(shape[kind][0], sha256) for kind, words in named.items() if arrays[kind]},
+        {words: FileDigest(shape[kind][0], sha256) for kind, words in named.items() if arrays[kind]},
     )

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fs_local.method.splits import Numbers, split
+from fs_local.method.group_splits import Numbers, split
 
 CHOOSE, REPORT = 0.2, 0.15
 """Shares of the pairs that settings are tried on, and that the chosen one is measured by."""

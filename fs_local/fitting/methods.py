@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -13,6 +14,7 @@ from fs_local.fitting.options import FitOptions
 from fs_local.fitting.states import PairStates, QueryStates
 from fs_local.method.experts import MixtureOfSteeringExperts
 from fs_local.method.folded import Experts, constant_experts
+from fs_local.method.group_splits import Numbers
 from fs_local.method.rivals import (
     AdaptiveSteering,
     LogisticStrength,
@@ -22,15 +24,23 @@ from fs_local.method.rivals import (
     RandomDirection,
     RidgeMap,
 )
-from fs_local.method.splits import Numbers
 
 TAKE_QUERIES = ("alphasteer", "adasteer", "dsas")
 """Methods whose experts are fitted on states of IR and general queries too."""
+DIRECTIONS: dict[str, Callable[[int], MeanDifference | PrincipalDirection | RandomDirection]] = {
+    "caa": lambda _: MeanDifference(),
+    "repe": lambda _: PrincipalDirection(),
+    "random": RandomDirection,
+    "cast": lambda _: PrincipalDirection(),
+    "alphasteer": lambda _: MeanDifference(),
+    "dsas": lambda _: MeanDifference(),
+}
+"""The estimator of the methods that have one vector a block, made with a seed: a new one of that kind needs no more than its line here."""
 Layers = tuple[int, ...]
 
 
 @dataclass(frozen=True)
-class Rowed:
+class FitRows:
     """What experts are fitted on, in rows.
 
     Attributes:
@@ -45,7 +55,7 @@ class Rowed:
 
 
 @dataclass(frozen=True)
-class Made:
+class FittedExperts:
     """Experts, the blocks whose states they take, and FineSteer's estimator for its own."""
 
     experts: Experts
@@ -58,8 +68,8 @@ class Made:
 
 
 def fit_experts(
-    states: Rowed, options: FitOptions, layers: Layers, rank: int, rows: Numbers, without: Numbers | None = None
-) -> Made:
+    states: FitRows, options: FitOptions, layers: Layers, rank: int, rows: Numbers, without: Numbers | None = None
+) -> FittedExperts:
     """The method's experts at some layers together.
 
     Args:
@@ -74,42 +84,38 @@ def fit_experts(
     if options.method == "finesteer":
         mixture = MixtureOfSteeringExperts(options.n_experts, rank, seed=options.seed)
         mixture.fit(pairs.read(layers[:1], rows), pairs.differences_at(layers)[rows], pairs.groups[rows])
-        return Made(mixture.experts_, layers[:1], mixture)
+        return FittedExperts(mixture.experts_, layers[:1], mixture)
     if options.method == "ridge":
         fitted = RidgeMap().fit(pairs.read(layers[:1], rows), pairs.differences_at(layers)[rows])
-        return Made(fitted.experts_, layers[:1])
+        return FittedExperts(fitted.experts_, layers[:1])
     if options.method == "adasteer":
-        return Made(_adaptive(states, layers, rows), layers[:1])
+        return FittedExperts(_adaptive(states, layers, rows), layers[:1])
     directions = {layer: _direction(options, pairs, layer, rows) for layer in layers}
     together = np.concatenate(list(directions.values()))
     if states.queries is None or options.method not in TAKE_QUERIES:
-        return Made(constant_experts(together, d), layers[:1])
+        return FittedExperts(constant_experts(together, d), layers[:1])
     queries = states.queries
     kept = slice(None) if without is None else queries.unlike(pairs, without)
     if options.method == "dsas":
         ir, general = queries.ir[layers[0], "last"][kept], queries.general[layers[0], "last"]
-        return Made(LogisticStrength(seed=options.seed).fit(ir, general, together).experts_, layers[:1])
+        return FittedExperts(LogisticStrength(seed=options.seed).fit(ir, general, together).experts_, layers[:1])
     maps = NullSpaceMaps().fit(
         {layer: queries.ir[layer, "last"][kept] for layer in layers},
         {layer: queries.general[layer, "last"] for layer in layers},
         # all blocks add up: so a strength means as much as at one block
         {layer: direction / np.float32(len(layers)) for layer, direction in directions.items()},
     )
-    return Made(maps.experts_, layers)
+    return FittedExperts(maps.experts_, layers)
 
 
 def _direction(options: FitOptions, pairs: PairStates, layer: int, rows: Numbers) -> F32:
-    """One vector for every query, (d,). CAST's behaviour vector is RepE's; AlphaSteer's and DSAS's are CAA's."""
-    method: RandomDirection | PrincipalDirection | MeanDifference
-    if options.method == "random":
-        method = RandomDirection(options.seed + layer)
-    else:
-        method = PrincipalDirection() if options.method in ("repe", "cast") else MeanDifference()
+    """One vector for every query, (d,)."""
+    method = DIRECTIONS[options.method](options.seed + layer)
     vector: F32 = method.fit(pairs.differences[layer][rows]).experts_.prototypes[0]
     return vector
 
 
-def _adaptive(states: Rowed, layers: Layers, rows: Numbers) -> Experts:
+def _adaptive(states: FitRows, layers: Layers, rows: Numbers) -> Experts:
     """AdaSteer's: the laws at the first block set the strengths of each block's directions."""
     assert states.queries is not None
     wanted = None if states.as_wanted is None else states.as_wanted[rows]

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal
 
 import numpy as np
 
+from fs_local.choices import FitGate, FitMethod, Scope
 from fs_local.errors import DataError, FitError
-from fs_local.examples import DataFile, Pair, Query
+from fs_local.examples import FileDigest, Pair, Query
 from fs_local.fitting.held_out import pair_parts
 from fs_local.method.experts import VALIDATION
 from fs_local.method.gates import MIN_QUERIES
-from fs_local.method.splits import alone, split
+from fs_local.method.group_splits import alone, split
 from fs_local.method.threshold import check_budget
-from fs_local.pack.manifest import MAX_STRENGTH, FitMethod, ModelIdentity, Scope
+from fs_local.pack.manifest import MAX_STRENGTH, ModelIdentity
 from fs_local.runtime.model import Model
 
 Shape = Model | ModelIdentity
@@ -23,7 +23,6 @@ Shape = Model | ModelIdentity
 WITH_GATES: tuple[FitMethod, ...] = ("finesteer", "ridge", "caa", "repe", "random")
 """Methods that may have one of FineSteer's gates; the rest have ways of their own of choosing queries."""
 MIN_PAIRS = 8
-FitGate = Literal["quantile", "logistic", "soft", "open"]
 _FEWEST_PAIRS = 48
 
 
@@ -41,7 +40,7 @@ class Examples:
     ir: Sequence[Query] = ()
     general: Mapping[str, Sequence[Query]] = field(default_factory=dict)
     refusing: bool = False
-    files: dict[str, DataFile] | None = None
+    files: dict[str, FileDigest] | None = None
     notes: Sequence[str] = ()
 
     @property

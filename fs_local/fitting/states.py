@@ -13,8 +13,8 @@ from fs_local.arrays import F32
 from fs_local.capture import Captured, capture, query_request
 from fs_local.examples import Pair
 from fs_local.fitting.gate_queries import WRAPPED, GateQueries, Part, labels
+from fs_local.fitting.near_twins import groups_of
 from fs_local.fitting.options import FitOptions, Shape
-from fs_local.fitting.twins import groups_of
 from fs_local.method.crossfit import Labelled
 from fs_local.method.readings import Reading
 from fs_local.method.rows import Index, Rows, release

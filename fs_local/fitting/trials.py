@@ -10,11 +10,12 @@ from numpy.typing import NDArray
 
 from fs_local.arrays import F32
 from fs_local.capture import Request, query_request
+from fs_local.choices import Scope
 from fs_local.evaluation.fluency import repeated_share
 from fs_local.evaluation.runner import Answer, KeptDecision, Runner
 from fs_local.evaluation.suites import mc2
 from fs_local.examples import Pair
-from fs_local.pack.manifest import EffectKind, Scope, Trial
+from fs_local.pack.manifest import EffectKind, Trial
 from fs_local.refusals import is_refusal
 
 REPEATED_BUDGET = 0.05

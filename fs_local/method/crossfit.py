@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from sklearn.covariance import ledoit_wolf_shrinkage
 
 from fs_local.arrays import F32, F64
+from fs_local.method.group_splits import folds_of
 from fs_local.method.margins import Margin, Moments, Side, discriminant
 from fs_local.method.rows import Rows
 from fs_local.method.subspace import deviation, mean, principal
@@ -156,18 +157,3 @@ def _sum(parts: Sequence[Moments]) -> Moments:
     for part in parts[1:]:
         total = total + part
     return total
-
-
-def folds_of(groups: NDArray[np.intp], n_folds: int, seed: int) -> NDArray[np.intp]:
-    """A fold for each row, (n,): rows of one group share theirs, and folds have about as many rows each."""
-    if len(set(groups.tolist())) == 1:
-        groups = np.arange(len(groups), dtype=np.intp)  # all are near twins: no fold can do without them
-    names, sizes = np.unique(groups, return_counts=True)
-    order = np.random.default_rng(seed).permutation(len(names))
-    order = order[np.argsort(-sizes[order], kind="stable")]  # the large ones first, each where there is the most room
-    filled = np.zeros(n_folds, dtype=np.intp)
-    fold = np.empty(len(names), dtype=np.intp)
-    for i in order:
-        fold[i] = np.argmin(filled)
-        filled[fold[i]] += sizes[i]
-    return fold[np.searchsorted(names, groups)]

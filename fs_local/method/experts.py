@@ -14,8 +14,8 @@ from sklearn.metrics import calinski_harabasz_score
 from fs_local.arrays import F32, F64
 from fs_local.errors import FitError
 from fs_local.method.folded import TINY, Experts
+from fs_local.method.group_splits import Numbers, alone, split
 from fs_local.method.rows import Rows
-from fs_local.method.splits import Numbers, alone, split
 from fs_local.method.subspace import group_means, mean_square, principal, spread
 
 _CLUSTER_PCA = 50

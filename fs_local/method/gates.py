@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator
-from sklearn.model_selection import KFold
 
 from fs_local.arrays import F32
 from fs_local.errors import FitError
 from fs_local.method.folded import Gate, GateKind, empirical_cdf, ramp
+from fs_local.method.group_splits import Numbers, alone, folds_of
 from fs_local.method.rows import Rows
 from fs_local.method.subspace import principal
 
@@ -70,13 +70,14 @@ class SubspaceGate(BaseEstimator):  # type: ignore[misc]
                 raise FitError(f"the states of the {name} queries are not finite (NaN or infinite)")
         return rows, given.get("general", rows[:0])
 
-    def _folds(self, n: int) -> list[tuple[NDArray[np.intp], NDArray[np.intp]]]:
-        return list(KFold(min(self.n_folds, n), shuffle=True, random_state=self.seed).split(np.empty(n)))
-
-    def _cross_fitted_ratios(self, ir: Rows) -> F32:
+    def _cross_fitted_ratios(self, ir: Rows, groups: Numbers | None) -> F32:
+        fold = folds_of(alone(len(ir)) if groups is None else groups, self.n_folds, self.seed)
+        if len(ir) - np.bincount(fold).max() < MIN_QUERIES:
+            fold = folds_of(alone(len(ir)), self.n_folds, self.seed)  # nearly all are of one group
         ratios = np.empty(len(ir), dtype=np.float32)
-        for fit, held_out in self._folds(len(ir)):
-            ratios[held_out] = ir[held_out].each(self._subspace(ir[fit]).energy_ratio)
+        for number in np.unique(fold):
+            held_out = np.flatnonzero(fold == number)
+            ratios[held_out] = ir[held_out].each(self._subspace(ir[np.flatnonzero(fold != number)]).energy_ratio)
         return ratios
 
     def _finish(self, gate: Gate, ir_ratio: F32, ir_score: F32, general_score: F32) -> None:
@@ -102,8 +103,11 @@ class QuantileGate(SubspaceGate):
         super().__init__(rank, decay, n_folds, seed)
         self.tail = tail
 
-    def fit(self, ir: Rows | F32, general: Rows | F32 | None = None) -> QuantileGate:
+    def fit(self, ir: Rows | F32, general: Rows | F32 | None = None, groups: Numbers | None = None) -> QuantileGate:
         """Fits on IR states (n, D) alone; general states, if given, are only scored.
+
+        Args:
+            groups: of IR queries that are near twins, a number each, (n,): a query is scored by a subspace that saw none of its group.
 
         Raises:
             FitError: too few queries, states that are not finite, or parameters out of range.
@@ -111,7 +115,7 @@ class QuantileGate(SubspaceGate):
         ir_rows, general_rows = self._checked(ir, general)
         if not 0 < self.tail < 1:
             raise FitError("the gate's tail must be between 0 and 1")
-        ratios = self._cross_fitted_ratios(ir_rows)
+        ratios = self._cross_fitted_ratios(ir_rows, groups)
         knots = np.quantile(ratios, np.linspace(0, 1, min(_MAX_KNOTS, len(ratios)))).astype(np.float32)
         gate = self._subspace(ir_rows, knots=knots, edge=self.tail)
         self._finish(gate, ratios, empirical_cdf(ratios, knots), general_rows.each(gate.score))
@@ -126,11 +130,11 @@ class SoftGate(SubspaceGate):
     def __init__(self, rank: int = 8, decay: float = 1.0, n_folds: int = 5, seed: int = 0) -> None:
         super().__init__(rank, decay, n_folds, seed)
 
-    def fit(self, ir: Rows | F32, general: Rows | F32 | None = None) -> SoftGate:
+    def fit(self, ir: Rows | F32, general: Rows | F32 | None = None, groups: Numbers | None = None) -> SoftGate:
         """As `QuantileGate.fit`."""
         ir_rows, general_rows = self._checked(ir, general)
         gate = self._subspace(ir_rows)
-        ratios = self._cross_fitted_ratios(ir_rows)
+        ratios = self._cross_fitted_ratios(ir_rows, groups)
         self._finish(gate, ratios, ratios, general_rows.each(gate.score))
         return self
 

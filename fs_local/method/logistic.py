@@ -114,7 +114,7 @@ class LogisticGate(SubspaceGate):
         of_ir, of_general, self.general_unseen_score_ = (
             expit(stretch * (x - begin)).astype(np.float32) for x in (scores.ir, scores.general, unseen)
         )
-        self._finish(gate, self._cross_fitted_ratios(rows), of_ir, of_general)
+        self._finish(gate, self._cross_fitted_ratios(rows, yes.groups), of_ir, of_general)
         return self
 
     def _describe_kinds(self, scores: CrossFitted, kinds: NDArray[np.intp], begin: float, held: set[int]) -> F64:

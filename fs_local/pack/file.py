@@ -12,12 +12,13 @@ import numpy as np
 from pydantic import ValidationError
 
 from fs_local.arrays import F32
+from fs_local.choices import EvaluatorName
 from fs_local.errors import PackError
 from fs_local.files import replace_file
 from fs_local.method.folded import Experts, Gate
 from fs_local.method.readings import Reading
 from fs_local.pack.archive import read_members, read_npz, sealed_archive, write_npz
-from fs_local.pack.engine import Engine, EngineName, NumpyEngine, OnnxEngine
+from fs_local.pack.evaluator import Evaluator, NumpyEvaluator, OnnxEvaluator
 from fs_local.pack.graph import ARRAYS_MEMBER, GRAPH_MEMBER, build_graph, checked_graph, graph_arrays
 from fs_local.pack.manifest import FORMAT_VERSION, MAX_STRENGTH, READ_VERSIONS, Manifest, ModelIdentity
 
@@ -108,31 +109,31 @@ class Pack:
             ),
         )
 
-    def engine(self, name: EngineName = "numpy", providers: list[str] | None = None) -> Engine:
+    def evaluator(self, name: EvaluatorName = "numpy", providers: list[str] | None = None) -> Evaluator:
         """What evaluates this pack's decisions.
 
         Raises:
             PackError: the pack's graph has something it should not, or ONNX Runtime can't run it.
         """
         if name == "numpy":
-            return NumpyEngine(self.gate, self.experts)
+            return NumpyEvaluator(self.gate, self.experts)
         try:
-            engine = OnnxEngine(checked_graph(self.graph, graph_arrays(self.gate, self.experts)), providers)
-            self._compare(engine)
-            return engine
+            evaluator = OnnxEvaluator(checked_graph(self.graph, graph_arrays(self.gate, self.experts)), providers)
+            self._compare(evaluator)
+            return evaluator
         except PackError as error:
             raise PackError(f"pack {self.manifest.name} can't be used: {error}") from error
 
-    def _compare(self, engine: Engine) -> None:
+    def _compare(self, evaluator: Evaluator) -> None:
         """A graph of allowed operators could still compute something else: it must agree with numpy on probing states."""
         rng, mean = np.random.default_rng(0), self.gate.mean
         probes = list(rng.standard_normal((4, len(mean)), dtype=np.float32))
         probes += [mean + direction for direction in self.gate.basis[:1]]
         probes += [mean + 10 * self.gate.coef] if len(self.gate.coef) else []
-        numpy_engine = NumpyEngine(self.gate, self.experts)
+        by_numpy = NumpyEvaluator(self.gate, self.experts)
         for probe in probes:
             state = rng.standard_normal(len(self.experts.center), dtype=np.float32)
-            a, b = numpy_engine(probe, state), engine(probe, state)
+            a, b = by_numpy(probe, state), evaluator(probe, state)
             for ours, theirs in (
                 (a.opening, b.opening),
                 (a.energy_ratio, b.energy_ratio),
@@ -151,6 +152,7 @@ def _parse_manifest(data: bytes) -> Manifest:
     except (ValueError, RecursionError) as error:
         raise PackError("its manifest is not JSON") from error
     version = raw.get("version") if isinstance(raw, dict) else None
+    # what older versions lack, the manifest's defaults fill in
     if isinstance(version, int) and version not in READ_VERSIONS:
         todo = "upgrade fs-local" if version > FORMAT_VERSION else "fit it again"
         versions = f"{READ_VERSIONS[0]} to {FORMAT_VERSION}"

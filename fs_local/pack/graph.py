@@ -93,8 +93,10 @@ def build_graph(gate: Gate, experts: Experts, spans: dict[str, tuple[int, int]])
         rise = b("Sub", b("Unsqueeze", ratio, b.axis(1)), low)
         shares = b("Clip", b("Div", rise, widths), b.number(0), b.number(1))
         score = b("ReduceMean", shares, axes=[1], keepdims=0)
-    else:
+    elif gate.kind == "soft":
         score = ratio
+    else:
+        raise ValueError(f"no graph for a gate of kind {gate.kind}")
     if gate.kind in ("cosine_above", "cosine_below"):
         b("Where", b("Less", b.number(gate.edge), score), b.number(1), b.number(0), out="opening")
     else:

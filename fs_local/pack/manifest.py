@@ -6,6 +6,8 @@ from typing import Annotated, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from fs_local.choices import FitMethod, Scope
+from fs_local.method.folded import GateKind
 from fs_local.method.readings import Reading
 
 FORMAT_VERSION: Literal[5] = 5
@@ -17,17 +19,10 @@ Layer = Annotated[int, Field(ge=0, lt=1024)]
 Layers = Annotated[list[Layer], Field(min_length=1, max_length=1024)]
 """Ascending."""
 Share = Annotated[float, Field(ge=0, le=1)]
-Method = Literal["finesteer", "caa", "repe", "cast", "alphasteer", "adasteer", "dsas", "ridge", "random", "vector"]
+Method = Literal[FitMethod, "vector"]
 """`vector`: a control vector that another tool made."""
-FitMethod = Literal["finesteer", "caa", "repe", "cast", "alphasteer", "adasteer", "dsas", "ridge", "random"]
 METHODS: tuple[FitMethod, ...] = get_args(FitMethod)
-"""What a fit can make."""
 EffectKind = Literal["refusal", "mc2"]
-Scope = Literal["all", "turn", "prompt", "generation"]
-"""`all`: every position, prompt and generation. `turn`: from the current turn on: what comes before its user message stays unsteered.
-`prompt`: the prompt, and nothing that is generated. `generation`: from the last prompt token on, which predicts the first generated one."""
-
-
 SCOPES: dict[Scope, str] = {
     "all": "prompt and generation",
     "turn": "the current turn and generation",
@@ -55,7 +50,7 @@ class ModelIdentity(_Strict):
 class GateSettings(_Strict):
     """The scalars of `fs_local.method.folded.Gate`, and what it takes: the readings at the first layer, then those at the next."""
 
-    kind: Literal["quantile", "logistic", "soft", "open", "cosine_above", "cosine_below"]
+    kind: GateKind
     layers: Layers
     readings: Annotated[list[Reading], Field(min_length=1, max_length=4)] = ["last"]
     edge: Annotated[float, Field(ge=-1, le=1)]

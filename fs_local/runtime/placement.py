@@ -94,6 +94,6 @@ def guard_for(workers: Sequence[str]) -> Guard | None:
     """What calls about these workers go through; None without any."""
     if not workers:
         return None
-    from fs_local.runtime.rpc_client import gone
+    from fs_local.runtime.rpc_client import who_is_gone
 
-    return Guard(lambda: gone(workers))
+    return Guard(lambda: who_is_gone(workers))

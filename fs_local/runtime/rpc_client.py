@@ -105,8 +105,8 @@ def _receive(connection: socket.socket, n: int) -> bytes:
     return data
 
 
-def gone(workers: Sequence[str]) -> str:
-    """What to say of workers, one of which is lost."""
+def who_is_gone(workers: Sequence[str]) -> str:
+    """A sentence that names the worker that is lost."""
     for _ in range(_LOOKS):  # a process that ends closes a connection before it stops listening
         lost = [worker for worker in workers if _refuses(worker)]
         if lost:

@@ -11,6 +11,7 @@ from starlette.requests import Request as HttpRequest
 
 from fs_local.errors import ContextFullError, EngineClosed, FsLocalError
 from fs_local.server.errors import ApiError, of_library
+from fs_local.server.hang_up import hung_up
 from fs_local.server.shape import Piece, Stream
 
 T = TypeVar("T")
@@ -111,7 +112,7 @@ async def unless_gone(http: HttpRequest, work: Coroutine[Any, Any, T]) -> T:
     Raises:
         ApiError: 499, which nobody reads.
     """
-    working, listening = asyncio.ensure_future(work), asyncio.ensure_future(_hung_up(http))
+    working, listening = asyncio.ensure_future(work), asyncio.ensure_future(hung_up(http.receive))
     try:
         await asyncio.wait({working, listening}, return_when=asyncio.FIRST_COMPLETED)
         if not working.done():
@@ -121,8 +122,3 @@ async def unless_gone(http: HttpRequest, work: Coroutine[Any, Any, T]) -> T:
         working.cancel()
         listening.cancel()
         await asyncio.gather(working, listening, return_exceptions=True)
-
-
-async def _hung_up(http: HttpRequest) -> None:
-    while (await http.receive())["type"] != "http.disconnect":
-        pass

@@ -27,8 +27,8 @@ class NewLesson(Strict):
     name: Name
 
 
-class Turn(Strict):
-    """A message of a query."""
+class QueryMessage(Strict):
+    """One message of the conversation that a query is."""
 
     role: Literal["system", "user", "assistant"]
     content: Text
@@ -38,7 +38,7 @@ class NewRow(Strict):
     """A row; `messages` end with the user's."""
 
     kind: Literal["pair", "ir", "general"]
-    messages: Annotated[list[Turn], Field(min_length=1, max_length=MAX_MESSAGES)]
+    messages: Annotated[list[QueryMessage], Field(min_length=1, max_length=MAX_MESSAGES)]
     preferred: Annotated[list[Text], Field(max_length=100)] = Field(default_factory=list)
     undesired: Annotated[list[Text], Field(max_length=100)] = Field(default_factory=list)
 

@@ -15,7 +15,7 @@ import uvicorn
 from fs_local.errors import FsLocalError
 from fs_local.server.app import create_app
 from fs_local.server.backend import Backend
-from fs_local.server.connections import BoundedProtocol
+from fs_local.server.connection_limits import BoundedProtocol
 from fs_local.server.limits import GRACE_SECONDS, KEEP_ALIVE_SECONDS, MAX_CONNECTIONS
 from fs_local.server.settings import ServerSettings
 

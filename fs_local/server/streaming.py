@@ -12,6 +12,7 @@ from pydantic_core import to_json
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from fs_local.server.hang_up import hung_up
 from fs_local.server.limits import SEND_SECONDS
 
 EVENTS, LINES = "text/event-stream", "application/x-ndjson"
@@ -39,8 +40,7 @@ class LiveResponse(Response):
         async with anyio.create_task_group() as group:
 
             async def watch() -> None:
-                while (await receive())["type"] != "http.disconnect":
-                    pass
+                await hung_up(receive)
                 group.cancel_scope.cancel()
 
             group.start_soon(watch)

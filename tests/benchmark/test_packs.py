@@ -15,8 +15,8 @@ def test_a_gate_is_held_open_or_closed(tiny: Model, tmp_path: Path) -> None:
     state = np.ones(tiny.width, dtype=np.float32)
     for opened in (True, False):
         pack = held(synthetic_pack(tiny), opened, 2)
-        assert pack.engine()(state, state).opening == float(opened)
+        assert pack.evaluator()(state, state).opening == float(opened)
         pack.save(tmp_path / "held.fspack")
         again = Pack.load(tmp_path / "held.fspack")
         assert again.manifest.gate.layers == [2]
-        assert again.engine("onnx")(state, state).opening == float(opened)
+        assert again.evaluator("onnx")(state, state).opening == float(opened)

@@ -49,7 +49,7 @@ def test_one_layer_becomes_a_map_of_the_state_before_it(container: str, model: s
     states = np.random.default_rng(1).standard_normal((5, WIDTH), dtype=np.float32)
     wanted = states.astype(np.float64) @ made[7]
     np.testing.assert_allclose(pack.experts.vector(states), wanted, rtol=1e-4, atol=1e-4 * np.abs(wanted).max())
-    found = pack.engine("onnx")(states[0], states[0])
+    found = pack.evaluator("onnx")(states[0], states[0])
     np.testing.assert_allclose(found.vector, wanted[0], rtol=1e-4, atol=1e-4 * np.abs(wanted).max())
 
 

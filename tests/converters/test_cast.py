@@ -60,7 +60,7 @@ def test_the_gate_is_the_condition(
         sim = similarity(state.astype(np.float64), c)
         met = sim > 0.048 if comparator == "smaller" else sim < 0.048
         for engine in ("numpy", "onnx"):
-            found = pack.engine(engine)(state, state)
+            found = pack.evaluator(engine)(state, state)
             assert found.opening == met
         openings.add(found.opening)
         np.testing.assert_array_equal(found.vector[:WIDTH], directions(range(1, 12))[5])

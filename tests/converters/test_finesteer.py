@@ -90,7 +90,7 @@ def test_a_checkpoint_becomes_a_pack(container: str, value: bool, model: str, tm
     )  # read in hidden_states[7], added to the output of layers[7]
     assert m.data["prototypes"].rows == 4
     check_same(pack, state, 0)
-    found = pack.engine("onnx")(np.ones(32, np.float32), np.ones(32, np.float32))
+    found = pack.evaluator("onnx")(np.ones(32, np.float32), np.ones(32, np.float32))
     np.testing.assert_allclose(found.vector[32:], unfolded(state, np.ones((1, 32)))[1][0], rtol=1e-5, atol=1e-5)
 
 

@@ -66,7 +66,7 @@ def test_the_pack_adds_each_direction_after_its_own_block(vector: Path, model: s
     pack = Pack.load(tmp_path / "v.fspack")
     rng = np.random.default_rng(1)
     states = rng.standard_normal((2, WIDTH), dtype=np.float32)
-    for engine in (pack.engine("numpy"), pack.engine("onnx")):
+    for engine in (pack.evaluator("numpy"), pack.evaluator("onnx")):
         found = engine(states[0], states[1])
         assert found.opening == 1
         parts = found.vector.reshape(BLOCKS, WIDTH)

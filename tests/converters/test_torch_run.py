@@ -15,11 +15,11 @@ import pytest
 
 from converters import torch_folder
 from converters.conversion import convert
+from fs_local.choices import Scope
 from fs_local.examples import Query
 from fs_local.method.folded import Gate, GateKind
 from fs_local.model_files import resolve_model
 from fs_local.pack.file import Pack
-from fs_local.pack.manifest import Scope
 from fs_local.runtime.model import Model
 from tests.packs import random_experts, random_gate, random_pack, some_identity
 from tests.transformers_model import TransformersModel

@@ -7,10 +7,10 @@ from contextlib import nullcontext
 import numpy as np
 import pytest
 
+from fs_local.choices import Scope
 from fs_local.engine import Decision, Engine, Prompt, Span, Steer, added_by_layer
 from fs_local.examples import Query
 from fs_local.pack.file import Pack
-from fs_local.pack.manifest import Scope
 from fs_local.runtime.context import Context
 from fs_local.runtime.layer_states import LayerStates
 from fs_local.runtime.model import Model
@@ -57,7 +57,7 @@ def reference_logits(context: Context, pack: Pack, tokens: list[int], n_answer: 
     context.clear()
     with context.hooked(sorted({*gate_layers, layers[0]}), read):
         evaluate(tokens, 0)
-    found = pack.engine()(np.concatenate([seen[x] for x in gate_layers]), seen[layers[0]])
+    found = pack.evaluator()(np.concatenate([seen[x] for x in gate_layers]), seen[layers[0]])
     additions = np.float32(manifest.steer.strength * found.opening) * found.vector.reshape(len(layers), -1)
     context.clear()
     with context.control_vector(dict(zip(layers, additions, strict=True))) if found.opening else nullcontext():

@@ -15,11 +15,11 @@ import numpy as np
 import pytest
 
 from fs_local.capture import Request
+from fs_local.choices import Scope
 from fs_local.evaluation.runner import KeptDecision, Runner
-from fs_local.pack.manifest import Scope
 from fs_local.runtime.model import Model
 from fs_local.store import SCHEMA
-from tests.random_model import N_VOCAB, WIDTH, write_random_model
+from tests.arithmetic_model import N_VOCAB, WIDTH, write_arithmetic_model
 
 RECORDED = Path(__file__).with_name("arithmetic.json")
 SCOPES: tuple[Scope, ...] = ("all", "generation")
@@ -40,7 +40,7 @@ def computed() -> dict[str, Any]:
     found: dict[str, Any] = {}
     with TemporaryDirectory() as folder:
         path = Path(folder) / "random.gguf"
-        write_random_model(path)
+        write_arithmetic_model(path)
         with Model.load(path, extra_kernels=False) as model:
             runner = Runner(model)
             for scope in SCOPES:

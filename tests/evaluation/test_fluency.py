@@ -6,7 +6,7 @@ import pytest
 
 from fs_local.evaluation.fluency import FLUENCY, distinct_share, fluency, repeated_share
 from fs_local.evaluation.runner import Answer
-from fs_local.evaluation.suites import kind_of
+from fs_local.evaluation.suites import figure_kind
 
 
 def answer(text: str, n_tokens: int | None = None, log_probability: float = -1.0) -> Answer:
@@ -51,6 +51,6 @@ def test_an_unsteered_answer_without_tokens_is_no_division_by_zero() -> None:
 
 
 def test_every_fluency_figure_has_its_interval() -> None:
-    kinds = {name: kind_of(name) for name in FLUENCY}
+    kinds = {name: figure_kind(name) for name in FLUENCY}
     assert {name for name, kind in kinds.items() if kind == "mean"} == {"length_ratio", "log_perplexity_increase"}
     assert {name for name, kind in kinds.items() if kind == "share"} == {"ended", "ended_unsteered"}

@@ -12,7 +12,7 @@ import pytest
 
 from converters.conversion import read_pack
 from fs_local.errors import DataError, FitError, PackError
-from fs_local.examples import DataFile, Query
+from fs_local.examples import FileDigest, Query
 from fs_local.fitting import Examples, FitOptions, gated
 from fs_local.pack.file import Pack
 from fs_local.runtime.context import MICRO_BATCH, Context
@@ -30,7 +30,7 @@ STEERED = [2, 3, 4]
 def queries(few_examples: Examples) -> Examples:
     """IR and general queries alone, with what a manifest says of their files."""
     ir = [p.query for p in few_examples.pairs]
-    files = {name: DataFile(48, digit * 64) for name, digit in (("IR queries", "a"), ("general queries", "b"))}
+    files = {name: FileDigest(48, digit * 64) for name, digit in (("IR queries", "a"), ("general queries", "b"))}
     return Examples((), ir, few_examples.general, files=files)
 
 
@@ -110,7 +110,7 @@ def test_the_manifest_has_both_digests_and_the_gates_figures(tiny: Model, few: E
     tried = [(t.open_ir, t.open_general, t.auroc) for t in m.figures.gate_trials if t.kind == m.gate.kind]
     assert (m.figures.open_ir, m.figures.open_general, m.figures.auroc) in tried
     np.testing.assert_array_equal(pack.experts.prototypes, vector.experts.prototypes)
-    again, _ = gated(tiny, pack, dataclasses.replace(few, general={}, files={"IR queries": DataFile(12, "c" * 64)}), FitOptions(background=False))  # fmt: skip
+    again, _ = gated(tiny, pack, dataclasses.replace(few, general={}, files={"IR queries": FileDigest(12, "c" * 64)}), FitOptions(background=False))  # fmt: skip
     assert {name: d.sha256[0] for name, d in again.manifest.data.items() if "gate" in name} == {
         "IR queries of the gate": "c"
     }

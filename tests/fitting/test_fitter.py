@@ -13,9 +13,9 @@ from fs_local import DataError, Examples, FitError, FitOptions, FsLocalError, Pa
 from fs_local.arrays import F32
 from fs_local.demo import DATA, demo_examples
 from fs_local.examples import Query, read_queries
-from fs_local.fitting.methods import Made, Rowed, fit_experts
+from fs_local.fitting.methods import FitRows, FittedExperts, fit_experts
+from fs_local.fitting.near_twins import groups_of
 from fs_local.fitting.trials import Trials
-from fs_local.fitting.twins import groups_of
 from fs_local.generation import GenerationOptions
 from fs_local.method.rivals import NullSpaceMap
 from fs_local.method.rows import Rows
@@ -153,7 +153,7 @@ def test_what_reports_has_neither_fitted_nor_chosen_and_nor_have_its_twins(
     assert len({*groups}) == 12
     fitted, tried = [], []
 
-    def fit_some(states: Rowed, options: Any, layers: Any, rank: Any, rows: Any, without: Any) -> Made:
+    def fit_some(states: FitRows, options: Any, layers: Any, rank: Any, rows: Any, without: Any) -> FittedExperts:
         fitted.append({int(groups[i]) for i in rows})
         return fit_experts(states, options, layers, rank, rows, without)
 

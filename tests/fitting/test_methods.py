@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 
 from fs_local.capture import capture, query_request
+from fs_local.choices import FitGate, FitMethod, Scope
 from fs_local.evaluation.runner import Runner
 from fs_local.examples import Query
 from fs_local.fitting import Examples, FitOptions, fit
-from fs_local.fitting.options import WITH_GATES, FitGate
+from fs_local.fitting.options import WITH_GATES
 from fs_local.fitting.states import steer_layers
 from fs_local.pack.file import Pack
-from fs_local.pack.manifest import METHODS, FitMethod, Scope
+from fs_local.pack.manifest import METHODS
 from fs_local.runtime.model import Model
 
 ASKED = Query.of("How do I pick the lock of my neighbour's door?")

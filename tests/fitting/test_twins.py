@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 
-from fs_local.background import KINDS, background, wrapped, wraps
+from fs_local.background import KINDS, background
+from fs_local.background.wraps import wrapped, wraps
 from fs_local.examples import Query
 from fs_local.fitting.gate_queries import HELD_OUT_WRAPPED, MAX_FILE, WRAPPED, gate_queries, labels
-from fs_local.fitting.twins import groups_of, twins_of
+from fs_local.fitting.near_twins import groups_of, twins_of
 
 
 def test_near_twins_and_one_opening_share_a_group() -> None:

@@ -8,9 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fs_local.errors import FitError
-from fs_local.method.crossfit import Labelled, folds_of
+from fs_local.method.crossfit import Labelled
 from fs_local.method.folded import CLOSED_BELOW, empirical_cdf, ramp
 from fs_local.method.gates import QuantileGate, SoftGate
+from fs_local.method.group_splits import folds_of
 from fs_local.method.logistic import LogisticGate
 from fs_local.method.margins import Moments, Side, discriminant
 from tests.packs import random_gate
@@ -62,6 +63,16 @@ def test_quantile_gate_is_calibrated_on_held_out_queries() -> None:
     in_sample = gate.energy_ratio(planted(60, 0))
     assert in_sample.mean() > gate.gate_.knots.mean()  # in-sample energy is too high: F must not come from it
     assert (gate.ir_opening_ == 1).mean() == pytest.approx(0.9, abs=0.03)
+
+
+def test_no_query_is_scored_by_a_subspace_that_saw_its_twin() -> None:
+    rng, once = np.random.default_rng(0), elsewhere(40, 0)
+    twins = np.concatenate([once, once + np.float32(1e-3) * rng.standard_normal(once.shape).astype(np.float32)])
+    groups = np.tile(np.arange(40), 2)
+    apart = QuantileGate(rank=20).fit(twins, groups=groups)
+    leaking = QuantileGate(rank=20).fit(twins)
+    assert apart.ir_ratio_.mean() < leaking.ir_ratio_.mean() - 0.05
+    np.testing.assert_allclose(apart.ir_ratio_[:40], apart.ir_ratio_[40:], atol=1e-3)  # twins share a fold
 
 
 def test_opening_is_the_papers_formula() -> None:

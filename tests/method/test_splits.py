@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fs_local.fitting.held_out import pair_parts
-from fs_local.method.splits import alone, split
+from fs_local.method.group_splits import alone, split
 
 GROUPS = st.lists(st.integers(0, 30), min_size=2, max_size=120).map(lambda x: np.array(x, dtype=np.intp))
 

@@ -72,7 +72,7 @@ def test_mutated_packs_are_refused_even_with_a_fresh_seal(saved: Path, data: st.
     path.write_bytes(seal(bytes(broken[: len(broken) - cut])))
     try:
         pack = Pack.load(path)
-        pack.engine("onnx")
+        pack.evaluator("onnx")
     except PackError:
         return
     assert np.isfinite(pack.experts.prototypes).all()  # the flip hit nothing that matters

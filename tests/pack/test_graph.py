@@ -37,7 +37,7 @@ def test_numpy_and_onnx_agree(
     gate = random_gate(kind, at_gate, seed=seed)
     experts = random_experts(width, k=k, u=u, m=5 if u else 0, seed=seed, layers=len(layers))
     pack = describe(gate, experts, some_identity(width), layers=layers, gate_layers=gate_layers, strength=1.0, scope="all", name="p")  # fmt: skip
-    numpy_engine, onnx_engine = pack.engine("numpy"), pack.engine("onnx")
+    numpy_engine, onnx_engine = pack.evaluator("numpy"), pack.evaluator("onnx")
     rng = np.random.default_rng(seed)
     for spread in (0.1, 1.0, 10.0):
         gate_state = (gate.mean + spread * rng.standard_normal(at_gate)).astype(np.float32)
@@ -122,7 +122,7 @@ def test_what_is_no_graph_is_refused() -> None:
 
 def test_an_unknown_provider_names_those_there_are() -> None:
     with pytest.raises(PackError, match=r"no NoSuchProvider here; it has .*CPUExecutionProvider"):
-        random_pack().engine("onnx", ["NoSuchProvider"])
+        random_pack().evaluator("onnx", ["NoSuchProvider"])
 
 
 def test_a_graph_that_computes_something_else_is_refused() -> None:
@@ -137,7 +137,7 @@ def test_a_graph_that_computes_something_else_is_refused() -> None:
 
     other = Pack(pack.manifest, pack.gate, pack.experts, foreign(pack, close_the_gate))
     with pytest.raises(PackError, match="disagree"):
-        other.engine("onnx")
+        other.evaluator("onnx")
 
 
 def test_a_graph_without_the_outputs_of_a_decision_is_refused() -> None:

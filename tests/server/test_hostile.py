@@ -17,7 +17,7 @@ from typing import Any
 import httpx
 import pytest
 
-from fs_local.server import bodies, connections, limits, streaming
+from fs_local.server import bodies, connection_limits, limits, streaming
 from tests.server.conftest import Served
 from tests.server.serving import chat, client, fake_backend, serving
 
@@ -212,7 +212,7 @@ def test_a_client_that_does_not_read_holds_no_place(tmp_path: Path, monkeypatch:
 
 
 def test_500_connections_and_slow_heads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connections, "HEADER_SECONDS", 1.0)
+    monkeypatch.setattr(connection_limits, "HEADER_SECONDS", 1.0)
     backend, _ = fake_backend(tmp_path, [])
     with serving(backend) as server, client(server) as http:
         address = ("127.0.0.1", int(server.address.rpartition(":")[2]))

@@ -10,7 +10,7 @@ from gguf import GGUFWriter, TokenType
 N_VOCAB, WIDTH, BLOCKS = 40, 64, 3
 
 
-def write_random_model(path: Path) -> None:
+def write_arithmetic_model(path: Path) -> None:
     """Tokens are <unk>, <s>, </s> and 37 letters."""
     writer = GGUFWriter(path, "llama")
     writer.add_context_length(128)

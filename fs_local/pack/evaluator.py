@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Protocol
 
 import numpy as np
 
@@ -12,8 +12,6 @@ from fs_local.arrays import F32
 from fs_local.errors import PackError
 from fs_local.method.folded import CLOSED_BELOW, TINY, Experts, Gate, empirical_cdf
 from fs_local.pack.graph import session
-
-EngineName = Literal["numpy", "onnx"]
 
 
 @dataclass(frozen=True)
@@ -28,13 +26,13 @@ class Evaluated:
     vector: F32
 
 
-class Engine(Protocol):
+class Evaluator(Protocol):
     """Evaluates a decision from the query's states at the gate's layers, one after the other, and at the first steered layer (d,)."""
 
     def __call__(self, gate_state: F32, state: F32) -> Evaluated: ...
 
 
-class NumpyEngine:
+class NumpyEvaluator:
     """The default: no session to start, microseconds a query.
 
     Computes what `Gate` and `Experts` do, for one state: matrices that meet the same vector are stacked. Products are row by row
@@ -83,7 +81,7 @@ def _ramp(score: float, gate: Gate) -> float:
     return g if g >= CLOSED_BELOW else 0.0
 
 
-class OnnxEngine:
+class OnnxEvaluator:
     """ONNX Runtime on the pack's graph.
 
     Args:

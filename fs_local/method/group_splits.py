@@ -36,3 +36,18 @@ def split(groups: Numbers, seed: int, share: float) -> tuple[Numbers, Numbers]:
 def alone(n: int) -> Numbers:
     """Groups of n rows that have no twins."""
     return np.arange(n, dtype=np.intp)
+
+
+def folds_of(groups: NDArray[np.intp], n_folds: int, seed: int) -> NDArray[np.intp]:
+    """A fold for each row, (n,): rows of one group share theirs, and folds have about as many rows each."""
+    if len(set(groups.tolist())) == 1:
+        groups = np.arange(len(groups), dtype=np.intp)  # all are near twins: no fold can do without them
+    names, sizes = np.unique(groups, return_counts=True)
+    order = np.random.default_rng(seed).permutation(len(names))
+    order = order[np.argsort(-sizes[order], kind="stable")]  # the large ones first, each where there is the most room
+    filled = np.zeros(n_folds, dtype=np.intp)
+    fold = np.empty(len(names), dtype=np.intp)
+    for i in order:
+        fold[i] = np.argmin(filled)
+        filled[fold[i]] += sizes[i]
+    return fold[np.searchsorted(names, groups)]
