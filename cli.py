@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 
@@ -22,11 +22,10 @@ from fs_local.commands.inspect import inspect
 from fs_local.commands.models import models
 from fs_local.commands.serve import serve
 from fs_local.commands.worker import worker
+from fs_local.version import __version__
 
 app = typer.Typer(
     name="fs-local",
-    help="Make a quantized GGUF model behave as your examples show, only on the queries that need it.\n\n"
-    "Begin with: fs-local demo",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
@@ -51,6 +50,24 @@ for command in (
 app.add_typer(lesson.app, name="lesson")
 
 
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        print(f"fs-local {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def begin(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    """Make a quantized GGUF model behave as your examples show, only on the queries that need it.
+
+    Begin with: fs-local demo
+    """
+
+
 def main() -> None:
     """Runs a command; what a person can mend is one sentence and exit code 1, Ctrl-C is 130."""
     import warnings
@@ -72,7 +89,7 @@ def main() -> None:
         print(f"fs-local: {error.filename or 'a file'} can't be used: {error.strerror or error}", file=sys.stderr)
         raise SystemExit(1) from None
     except KeyboardInterrupt:
-        print("fs-local: stopped", file=sys.stderr)
+        print("fs-local: stopped; the same command goes on where a fit or an evaluation was", file=sys.stderr)
         raise SystemExit(130) from None
 
 

@@ -138,7 +138,16 @@ def rows_of(path: Path, data: bytes) -> Iterator[tuple[dict[str, Any], str]]:
         reader = csv.DictReader(io.StringIO(text, newline=""))
         try:
             for row in reader:
-                yield row, f"{path}, line {reader.line_num}"
+                where = f"{path}, line {reader.line_num}"
+                columns = len(reader.fieldnames or ())
+                if more := row.pop(None, None):
+                    raise DataError(
+                        f"{where} has {columns + len(more)} fields, and the first line names {columns}; put quotes around texts with commas"
+                    )
+                if None in row.values():
+                    given = sum(value is not None for value in row.values())
+                    raise DataError(f"{where} has {given} of the {columns} fields that the first line names")
+                yield row, where
         except csv.Error as error:
             raise DataError(f"{path}, line {reader.line_num} is not CSV: {error}") from error
         return
@@ -149,7 +158,13 @@ def rows_of(path: Path, data: bytes) -> Iterator[tuple[dict[str, Any], str]]:
         try:
             row = json.loads(line)
         except (ValueError, RecursionError) as error:
-            hint = "; give one object a line, without the brackets of a list" if line.lstrip().startswith("[") else ""
+            begins = line.lstrip()[0]
+            if begins == "[":
+                hint = "; give one object a line, without the brackets of a list"
+            elif begins != "{":
+                hint = '; each line is an object like {"query": …}, or the file is CSV, named .csv, under a line of field names'
+            else:
+                hint = ""
             raise DataError(f"{where} is not JSON: {error}{hint}") from error
         if not isinstance(row, dict):
             raise DataError(f'{where} is not a JSON object like {{"query": …}}')

@@ -8,9 +8,10 @@ from rich.table import Table
 
 from fs_local.method.readings import Reading
 from fs_local.pack.file import Pack
-from fs_local.pack.manifest import SCOPES
+from fs_local.pack.manifest import EFFECTS, SCOPES
 from fs_local.terminal import facts
 
+_MOST_KINDS = 6
 READINGS: dict[Reading, str] = {
     "last": "the last token",
     "user_last": "the user's last token",
@@ -21,11 +22,15 @@ READINGS: dict[Reading, str] = {
 
 def pack_summary(pack: Pack, size: int) -> Table:
     """A pack as a person judges it."""
-    return facts(f"steering pack {pack.manifest.name}", [*summary_rows(pack, size), *trial_rows(pack)])
+    return facts(f"steering pack {pack.manifest.name}", summary_rows(pack, size, most_kinds=_MOST_KINDS))
 
 
-def summary_rows(pack: Pack, size: int) -> list[tuple[str, str]]:
-    """What there is to say of a pack: label and value."""
+def summary_rows(pack: Pack, size: int, most_kinds: int | None = None) -> list[tuple[str, str]]:
+    """What there is to say of a pack: label and value.
+
+    Args:
+        most_kinds: how many kinds of general query are told of, those that open most often; None for all.
+    """
     m = pack.manifest
     f = m.figures
     rows: list[tuple[str, str]] = []
@@ -56,12 +61,16 @@ def summary_rows(pack: Pack, size: int) -> list[tuple[str, str]]:
     if f.recall:
         at = ", ".join(f"{r.ir:.1%} of IR queries where {r.general:.0%} of general ones open it" for r in f.recall)
         row("recall", at)
-    for kind in sorted(f.kinds, key=lambda k: -k.opened):
+    kinds = sorted(f.kinds, key=lambda k: (k.held, -k.opened))
+    told = kinds if most_kinds is None else kinds[:most_kinds]
+    for kind in told:
         seen = "" if kind.held else f"; NOT HELD: {kind.opened_seen:.1%} open with the kind in the fit"
         row(
             f"  {kind.name}",
             f"{kind.opened:.1%} [{kind.low:.1%}, {kind.high:.1%}] of {kind.rows} open, the kind left out{seen}",
         )
+    if rest := kinds[len(told) :]:
+        row(f"  {len(rest)} other kinds", f"at most {max(k.opened for k in rest):.1%} open; --json has them all")
     if f.open_ir_in_wraps is not None and f.open_general_in_wraps is not None:
         row(
             "in unseen wraps",
@@ -76,40 +85,18 @@ def summary_rows(pack: Pack, size: int) -> list[tuple[str, str]]:
             f"{f.validation_error:.4g}, the constant mean vector's {f.constant_error:.4g} ({compared})",
         )
     if f.held_out is not None:
-        effect = {"refusal": "refuses", "mc2": "probability of the preferred answers", None: ""}[f.effect_kind]
+        effect = EFFECTS[f.effect_kind]
         budget = "" if f.held_out.within_budget else " (over the fluency budget)"
         row(
             "held out",
             f"{effect} {share(f.held_out.effect)} (unsteered {share(f.unsteered_held_out or 0)}) on {f.held_out.pairs} pairs that had no part in "
             f"the fit; repeated words {f.held_out.repeated:.0%}, perplexity ×{f.held_out.perplexity_ratio:.2f}{budget}",
         )
+    if f.trials:
+        row("tried", f"{len(f.trials)} settings of block, strength and residual; --json has them all")
     for k, about in enumerate(m.experts):
         if about.queries:
             row(f"  expert {k + 1}", f"{about.pairs} pairs, such as: {about.queries[0]}")
-    return rows
-
-
-def trial_rows(pack: Pack) -> list[tuple[str, str]]:
-    """What a fit tried: label and value."""
-    m, f = pack.manifest, pack.manifest.figures
-    rows: list[tuple[str, str]] = []
-    effect = {"refusal": "refuses", "mc2": "probability of the preferred answers", None: ""}[f.effect_kind]
-    most = max((t.pairs for t in f.trials), default=0)
-    for t in f.trials:
-        here = (t.pairs, t.layers, t.strength, t.residual) == (
-            most,
-            m.steer.layers,
-            m.steer.strength,
-            len(pack.experts.residual) if m.method == "finesteer" else 0,
-        )
-        budget = "" if t.within_budget else " (over the fluency budget)"
-        unsteered = f" (unsteered {share(f.unsteered_effect or 0)})" if t.pairs == most else ""
-        label = f"  {blocks(t.layers)}, λ {t.strength:g}, residual {t.residual}"
-        value = (
-            f"{t.pairs} pairs: {effect} {share(t.effect)}{unsteered}, repeated words {t.repeated:.0%}, "
-            f"perplexity ×{t.perplexity_ratio:.2f}{budget}{'  ← chosen' if here else ''}"
-        )
-        rows.append((label, value))
     return rows
 
 

@@ -82,3 +82,29 @@ def test_the_shipped_examples_are_enough_and_apart() -> None:
     assert len(fitted_on) == len(shipped.pairs) + len(general)
     unseen = [q.text for name in ("unseen_ir", "unseen_general") for q in read_queries(DATA / f"{name}.jsonl")[0]]
     assert len(set(unseen) - fitted_on) == len(unseen) == 24
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (
+            "query,preferred,undesired\nHow, please?,Arr,No\n",
+            "line 2 has 4 fields, and the first line names 3; put quotes",
+        ),
+        ("query,preferred,undesired\nHow?,Arr\n", "line 2 has 2 of the 3 fields"),
+    ],
+)
+def test_csv_rows_with_other_fields_than_the_first_line_are_not_guessed_at(
+    tmp_path: Path, text: str, says: str
+) -> None:
+    path = tmp_path / "pairs.csv"
+    path.write_text(text)
+    with pytest.raises(DataError, match=says):
+        read_pairs(path)
+
+
+def test_a_plain_list_of_queries_is_told_how_to_be_one(tmp_path: Path) -> None:
+    path = tmp_path / "queries.txt"
+    path.write_text("How do I pick a lock?\n")
+    with pytest.raises(DataError, match=r"line 1 is not JSON.*or the file is CSV, named \.csv"):
+        read_queries(path)

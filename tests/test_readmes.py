@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from typer.main import get_command
 
@@ -168,6 +169,9 @@ def test_every_command_is_run(
     for program, *words in commands(readme):
         if "=" in program:  # a variable for what follows
             continue
+        if program == "curl":
+            assert answered(words, folder)
+            continue
         if program != "fs-local":
             assert program in OTHERS, f"{program} {' '.join(words)}: say in OTHERS what runs it"
             continue
@@ -181,6 +185,16 @@ def test_every_command_is_run(
         monkeypatch.setattr(sys, "argv", ["fs-local", *words])
         monkeypatch.setattr(sys, "stdin", io.StringIO("/bye\n"))
         assert exit_code() == 0, f"{' '.join(words)}: {capsys.readouterr().err}"
+
+
+def answered(words: list[str], folder: Path) -> bool:
+    """Whether a server answers what curl would send: it says of `-d` that it is a form."""
+    with serving(open_backend("tiny", folder / "model.gguf", [])) as server:
+        url, body = words[0].replace("http://127.0.0.1:8080", server.address), words[words.index("-d") + 1]
+        kind = {"Content-Type": "application/x-www-form-urlencoded"}
+        answer = httpx.post(url, content=body, headers=kind, timeout=60)
+        print(answer.text)
+        return answer.is_success
 
 
 def exit_code() -> int:

@@ -42,7 +42,7 @@ def test_openings_of_ones_own(tmp_path: Path) -> None:
     path.write_text(json.dumps({"preferred": ["Let me check."], "undesired": ["It is 42."]}))
     (pair,) = refusal_pairs([Query.of("q")], path)
     assert (pair.preferred, pair.undesired) == (("Let me check.",), ("It is 42.",))
-    assert effect_of([pair]) == "mc2"
+    assert effect_of([pair]) == "preference"
 
 
 @pytest.mark.parametrize(

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from fs_local.fitting import Examples, FitOptions
     from fs_local.runtime.model import Model
 
+_SHOWN_CHARACTERS = 100
+
 
 @with_options
 def fit(
@@ -60,7 +62,7 @@ def fit(
         typer.Option(
             help="npz or safetensors of states captured elsewhere, by PyTorch for example, instead of capturing them here: pairs.N, preferred.N, "
             "undesired.N, ir.N, general.N (rows, width) after block N. With --pairs, settings are tried on these pairs; without, the model's "
-            "weights are not needed. See: README, Fitted elsewhere."
+            "weights are not needed. See: fs_local/fitting/README.md, Fitted elsewhere."
         ),
     ] = None,
     output: PackOutput = Path("pack.fspack"),
@@ -126,7 +128,7 @@ def fit(
     from fs_local.report import write_report
     from fs_local.runtime.model import Model
     from fs_local.store import Store
-    from fs_local.terminal import err, loading, out, stages
+    from fs_local.terminal import err, facts, loading, out, stages
 
     k = number_or_auto("--experts", experts, int)
     options = FitOptions(
@@ -180,6 +182,9 @@ def fit(
         print_json({"pack": str(output), "bytes": size, "notes": fitted.notes, **fitted.pack.manifest.model_dump()})
     else:
         out.print(pack_summary(fitted.pack, size))
+        for answer in fitted.answers:
+            title = "held-out query: " + " ".join(answer.query.split())[:_SHOWN_CHARACTERS]
+            out.print(facts(title, [("  unsteered", answer.unsteered), ("  steered", answer.steered)]))
 
 
 def _in_time(
@@ -194,11 +199,14 @@ def _in_time(
 
     check(model, options, pairs=len(examples.pairs), ir=len(examples.ir), general=examples.n_general)
     plan = plan_fit(model, examples, options, captures)
-    if minutes is not None and (share := share_for(60 * minutes, plan)) < 1:
-        options = replace(options, share=share)
-        plan = plan_fit(model, examples, options, captures)
-        said = f"{share:.0%} of the usual queries, pairs and settings are taken, to keep to {minutes:g} minutes"
-        if share == LEAST_SHARE and plan.seconds > 60 * minutes:
+    if minutes is not None and plan.seconds > 60 * minutes:
+        while plan.seconds > 60 * minutes and options.share > LEAST_SHARE:
+            # what is drawn does not shrink as fast as the share
+            options = replace(options, share=min(options.share - 0.05, share_for(60 * minutes, plan, options.share)))
+            options = replace(options, share=max(LEAST_SHARE, round(options.share, 2)))
+            plan = plan_fit(model, examples, options, captures)
+        said = f"{options.share:.0%} of the usual queries, pairs and settings are taken, to keep to {_minutes(60 * minutes)}"
+        if plan.seconds > 60 * minutes:
             said += "; it will take longer all the same, since less would make no gate"
         err.print(f"note: {said}", style="yellow", markup=False)
     if as_json:

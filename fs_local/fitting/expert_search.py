@@ -38,6 +38,17 @@ RESIDUAL_RANKS = (8, 0)
 FINALISTS = (4, 2)
 """Settings that are tried again, on more pairs each time: the best of many on few pairs is often a lucky one."""
 _ABOUT_QUERIES, _ABOUT_CHARACTERS = 3, 160
+_SHOWN = 3
+"""Held-out queries whose answers are shown."""
+
+
+@dataclass(frozen=True)
+class HeldOutAnswer:
+    """What the model answers to a held-out pair's query, in its first words, unsteered and steered."""
+
+    query: str
+    unsteered: str
+    steered: str
 
 
 @dataclass(frozen=True)
@@ -51,7 +62,7 @@ class ChosenExperts:
             other methods.
         effect_kind, unsteered_effect, trials: None and empty where nothing was tried; without steering, on the pairs of the last trials.
         held_out, unsteered_held_out: the chosen setting and no steering, on pairs that report; what was tried, and so what was chosen,
-            does not depend on these.
+            does not depend on these. answers: to some of their queries, with it and without.
     """
 
     layers: tuple[int, ...]
@@ -68,6 +79,7 @@ class ChosenExperts:
     trials: Sequence[Trial] = ()
     held_out: Trial | None = None
     unsteered_held_out: float | None = None
+    answers: Sequence[HeldOutAnswer] = ()
 
 
 def choose_experts(
@@ -161,6 +173,7 @@ class _Search:
             () if o.strength is not None else BETWEEN if len(ranks) > 1 else (*BETWEEN, ONE_MORE)
         )
         self._total = len(layers) * len(strengths) + len(between) + len(ranks) - 1 + sum(self._kept)
+        self._report("search", 0, self._total)
         found: list[tuple[Trial, int]] = []
 
         def try_all(settings: Sequence[tuple[Sequence[int], float, int]], n: int) -> list[tuple[Trial, int]]:
@@ -183,7 +196,7 @@ class _Search:
         self._report("search", self._total, self._total)
         chosen, rank = _best(found)
         how = _setting(self._states, o, self._parts, tuple(chosen.layers), rank, chosen.strength)
-        held_out, unsteered = self._held_out(how)
+        held_out, unsteered, answers = self._held_out(how)
         trials = self._trials(chosen.pairs)
         return replace(
             how,
@@ -192,6 +205,7 @@ class _Search:
             trials=self._found,
             held_out=held_out,
             unsteered_held_out=unsteered,
+            answers=answers,
         )
 
     def _try(self, settings: Sequence[tuple[Sequence[int], float, int]], n: int) -> list[Trial]:
@@ -208,13 +222,18 @@ class _Search:
         self._report("search", len(self._found), self._total)
         return found
 
-    def _held_out(self, how: ChosenExperts) -> tuple[Trial, float]:
+    def _held_out(self, how: ChosenExperts) -> tuple[Trial, float, list[HeldOutAnswer]]:
         """What was chosen, as it is shipped, on pairs that had no part in it; and no steering on these."""
         rows = self._parts.report[: TRIAL_PAIRS[-1]]
         trials = self._trials_on(rows)
         made = FittedExperts(how.experts, how.reads, how.mixture)
-        (trial,) = trials([self._setting(rows, how.layers, how.strength, made)])
-        return trial, trials.unsteered
+        setting = self._setting(rows, how.layers, how.strength, made)
+        (trial,) = trials([setting])
+        answers = [
+            HeldOutAnswer(self._pairs[i].query.text, *both)
+            for i, both in list(zip(rows, trials.texts(setting), strict=True))[:_SHOWN]
+        ]
+        return trial, trials.unsteered, answers
 
     def _setting(self, rows: Numbers, layers: Sequence[int], strength: float, made: FittedExperts) -> Setting:
         k, residual = len(made.experts.prototypes), len(made.experts.residual) if made.mixture else 0

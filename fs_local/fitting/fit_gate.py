@@ -93,9 +93,9 @@ def notes_on_gate(when: ChosenGate, queries: GateQueries, options: FitOptions) -
             rows = "; ".join(_shown(general[i]) for i in when.openers.get(kind.name, ()))
             such_as = f" ({rows})" if rows else ""
             notes.append(
-                f"{kind.name} can't be told from the IR queries on this model: keeping all but {options.budget:.0%} of it closed would close "
-                f"the gate for too many of them, so it opens for {kind.opened_seen:.0%} of {kind.name}{such_as}; more general queries of "
-                "that kind (--general), fewer like them among the IR queries, or a larger model would help"
+                f"general queries of the kind “{kind.name}” can't be told from the IR queries on this model: keeping all but "
+                f"{options.budget:.0%} of them closed would close the gate for too many IR queries, so it opens for {kind.opened_seen:.0%} of "
+                f"them{such_as}; more queries of that kind (--general), IR queries that differ more from them, or a larger model would help"
             )
     if when.with_open_wraps is not None:
         ir_open, general_open = when.with_open_wraps

@@ -8,13 +8,13 @@ neither fitted nor chose anything (`fs_local.fitting.held_out`).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from fs_local.errors import DataError, FitError
 from fs_local.evaluation.runner import Runner
 from fs_local.examples import FileDigest, Pair
-from fs_local.fitting.expert_search import ChosenExperts, about, choose_experts, experts_untried
+from fs_local.fitting.expert_search import ChosenExperts, HeldOutAnswer, about, choose_experts, experts_untried
 from fs_local.fitting.fit_gate import fit_gate, notes_on_gate, queries_for
 from fs_local.fitting.gate_search import ChosenGate, always, choose_gate, needs_no_states
 from fs_local.fitting.given import GivenStates
@@ -28,14 +28,23 @@ from fs_local.steering import identity
 from fs_local.store import Store
 from fs_local.version import __version__
 
+LEAST_GAIN = 0.02
+"""Of the effect, over unsteered: less is nothing that anybody would notice."""
+
 
 @dataclass(frozen=True)
 class Fitted:
-    """A pack, and what the fit saw on the way, for a report: plain lists and numbers. notes: what a person should know."""
+    """A pack, and what the fit saw on the way.
+
+    Attributes:
+        record: for a report: plain lists and numbers. notes: what a person should know.
+        answers: to some held-out queries, unsteered and steered; empty where nothing was tried.
+    """
 
     pack: Pack
     record: dict[str, Any]
     notes: tuple[str, ...] = ()
+    answers: tuple[HeldOutAnswer, ...] = ()
 
 
 def fit(
@@ -174,7 +183,7 @@ def _fitted(
         digests={},
     )
     pack = Pack.of(manifest, when.gate, how.experts)
-    return Fitted(pack, _record(pack, how, when, pairs))
+    return Fitted(pack, _record(pack, how, when, pairs), answers=tuple(how.answers))
 
 
 def _notes(how: ChosenExperts) -> tuple[str, ...]:
@@ -183,15 +192,17 @@ def _notes(how: ChosenExperts) -> tuple[str, ...]:
     if trial is None or unsteered is None:
         return ()
     notes = []
-    if not trial.within_budget:
+    gains = trial.effect >= unsteered + LEAST_GAIN
+    if not trial.within_budget and gains:
         notes.append(
             f"the chosen setting is not within the fluency budget on {trial.pairs} held-out pairs (perplexity ×{trial.perplexity_ratio:.2f}, "
             f"{trial.repeated:.0%} repeated words): read its answers, and use it with a smaller --strength"
         )
-    if trial.effect <= unsteered:
+    if not gains:
+        over = "" if trial.within_budget else ", although it is over the fluency budget"
         notes.append(
-            f"steering gains nothing on {trial.pairs} held-out pairs ({trial.effect:.0%}, unsteered {unsteered:.0%}); give more pairs, or "
-            "pairs whose answers differ more clearly"
+            f"this pack does not do what your pairs show: on {trial.pairs} held-out pairs it gains next to nothing{over} ({trial.effect:.1%}, "
+            f"unsteered {unsteered:.1%}); give more pairs, pairs whose answers differ in what you want and in nothing else, or a larger model"
         )
     return tuple(notes)
 
@@ -236,6 +247,7 @@ def _record(pack: Pack, how: ChosenExperts, when: ChosenGate, pairs: Sequence[Pa
             "experts": len(m.experts),
             "residual": len(pack.experts.residual) if how.mixture else 0,
         },
+        "answers": [asdict(a) for a in how.answers],
         "experts": [e.model_dump() for e in m.experts],
         "scatter": _scatter(how, pairs, m.seed),
     }

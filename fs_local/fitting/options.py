@@ -124,6 +124,8 @@ def check(model: Shape, options: FitOptions, *, pairs: int, ir: int, general: in
         DataError: too few examples.
         FitError: options that are out of range, or want examples that are not there.
     """
+    if 0 < ir < MIN_QUERIES:
+        raise DataError(f"{ir} IR queries are too few; give at least {MIN_QUERIES}, better 60 or more")
     if pairs < MIN_PAIRS:
         raise DataError(f"{pairs} pairs are too few; give at least {MIN_PAIRS}, better 60 or more")
     least, left = options.n_experts[0], pair_parts(alone(pairs), options.seed).train

@@ -29,10 +29,14 @@ _AS_WANTED = 0.5
 
 
 def effect_of(pairs: Sequence[Pair]) -> EffectKind:
-    """What the pairs are about: `refusal` where preferred answers refuse and undesired ones don't, else `mc2`."""
+    """What the pairs are about: `refusal` where preferred answers refuse and undesired ones don't; else `mc2` where some have several answers
+    on a side, as TruthfulQA's have; else `preference`: of two whole answers, the one that a model would write is e^50 times as probable as
+    the other, and no strength short of babble shows in that."""
     preferred = np.mean([is_refusal(a) for p in pairs for a in p.preferred])
     undesired = np.mean([is_refusal(a) for p in pairs for a in p.undesired])
-    return "refusal" if preferred >= _REFUSING_SHARE and undesired <= 1 - _REFUSING_SHARE else "mc2"
+    if preferred >= _REFUSING_SHARE and undesired <= 1 - _REFUSING_SHARE:
+        return "refusal"
+    return "mc2" if any(len(p.preferred) > 1 or len(p.undesired) > 1 for p in pairs) else "preference"
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,7 +58,8 @@ class Setting:
 class Trials:
     """Tries settings on some pairs, their gates taken as open.
 
-    The effect: share of refusals among greedy answers, or the normalized probability of the preferred answers (TruthfulQA's MC2).
+    The effect, by kind: share of refusals among greedy answers; the normalized probability of the preferred answers (TruthfulQA's MC2); or
+    that of their mean tokens.
     The budget: answers repeat no more than `REPEATED_BUDGET` above the unsteered ones, and their perplexity under the unsteered
     model is at most `PERPLEXITY_BUDGET` times theirs.
 
@@ -84,6 +89,11 @@ class Trials:
             self._trial(setting, answers[first : first + n], effects[first : first + n])
             for first, setting in zip(range(0, len(decided), n), settings, strict=True)
         ]
+
+    def texts(self, setting: Setting) -> list[tuple[str, str]]:
+        """The unsteered and the steered answer to each pair's query."""
+        steered = self._answers(setting.decisions())
+        return [(plain.text, ours.text) for plain, ours in zip(self._plain, steered, strict=True)]
 
     def _trial(self, setting: Setting, steered: Sequence[Answer], effects: Sequence[float]) -> Trial:
         repeated, plain_repeated = (float(np.mean([repeated_share(a.text) for a in x])) for x in (steered, self._plain))
@@ -115,7 +125,8 @@ class Trials:
         shares = []
         for pair, found in zip([*self._pairs] * times, scores, strict=True):
             preferred = [True] * len(pair.preferred) + [False] * len(pair.undesired)
-            shares.append(mc2([sum(a) for a in found], preferred))
+            whole = [sum(a) if self.kind == "mc2" else sum(a) / max(1, len(a)) for a in found]
+            shares.append(mc2(whole, preferred))
         return shares
 
 

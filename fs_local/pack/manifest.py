@@ -22,7 +22,14 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Method = Literal[FitMethod, "vector"]
 """`vector`: a control vector that another tool made."""
 METHODS: tuple[FitMethod, ...] = get_args(FitMethod)
-EffectKind = Literal["refusal", "mc2"]
+EffectKind = Literal["refusal", "mc2", "preference"]
+EFFECTS: dict[EffectKind | None, str] = {
+    "refusal": "refuses",
+    "mc2": "probability of the preferred answers",
+    "preference": "probability of the preferred answers, a token",
+    None: "",
+}
+"""In words."""
 SCOPES: dict[Scope, str] = {
     "all": "prompt and generation",
     "turn": "the current turn and generation",
@@ -166,7 +173,7 @@ class Figures(_Strict):
         validation_error: `mean ‖v(h) − δ‖²` of the experts on pairs that had no part in the fit; constant_error: the same of the
             constant mean vector.
         effect_kind: what the trials measure. `refusal`: share of refusals among greedy answers. `mc2`: probability of the preferred
-            among the given answers (TruthfulQA's MC2).
+            among the given answers (TruthfulQA's MC2). `preference`: the same of each answer's mean token, so that a long one counts no less.
         unsteered_effect: without steering, on the pairs of the last trials. The best of many trials is a lucky one in part, so
             that neither is a figure to report.
         held_out: the chosen setting on pairs that neither fitted nor chose anything; unsteered_held_out: no steering on these.

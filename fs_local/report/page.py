@@ -17,7 +17,11 @@ from fs_local.report.charts import COLOURS, Chart, Scale, linear, logarithmic, s
 from fs_local.report.numbers import blocks, finite, is_finite, number, percent, plain, real, whole
 
 _BINS = 24
-_EFFECTS = {"refusal": "share of answers that refuse", "mc2": "probability of the preferred answers (MC2)"}
+_EFFECTS = {
+    "refusal": "share of answers that refuse",
+    "mc2": "probability of the preferred answers (MC2)",
+    "preference": "probability of the preferred answers, a token",
+}
 
 _View = dict[str, Any]
 

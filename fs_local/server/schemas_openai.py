@@ -150,7 +150,8 @@ class Sampled(Harmless):
     `top_k`, `min_p` and `repeat_penalty` are llama.cpp's, 0, 0 and 1 where absent.
     """
 
-    model: Name
+    model: Name | None = None
+    """The one that is served, where it is left out."""
     stream: bool | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     top_p: Annotated[float, Field(ge=0, le=1)] | None = None

@@ -15,6 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from fs_local.server.errors import ApiError, error_response
 from fs_local.server.settings import ServerSettings, is_address
 
+_CURLS_FORM = "application/x-www-form-urlencoded"
 _LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 _ALLOWED_HEADERS = "Authorization, Content-Type, X-Api-Key, X-Request-Id, X-Steering"
 _HOST = re.compile(r"(?:\[(?P<address>[0-9a-f:.]+)\]|(?P<name>[a-z0-9._-]+))(?::[0-9]{1,5})?")
@@ -144,15 +145,18 @@ def _unknown_key(what: str) -> ApiError:
 
 
 def _check_content_type(scope: Scope, headers: Headers) -> None:
-    """Every POST says that it is JSON, even with nothing in it: a foreign page can't send that without asking first.
+    """Every POST of a page says that it is JSON, even with nothing in it: a foreign page can't send that without asking first.
 
-    Some of Ollama's clients say nothing at all, which is taken from them where nothing shows a browser.
+    curl says of `-d` that it is a form, and some of Ollama's clients say nothing at all: where nothing shows a browser, that is taken of a
+    query, but not of what changes anything here.
     """
     if scope["method"] not in ("POST", "PATCH"):
         return
     from_browser = "origin" in headers or any(name.startswith("sec-fetch-") for name in headers)
-    if "content-type" not in headers and scope["path"].startswith("/api/") and not from_browser:
-        scope["headers"] = [*scope["headers"], (b"content-type", b"application/json")]
+    changes = changes_packs(scope["path"], scope["method"]) or is_kept(scope["path"])
+    if headers.get("content-type", _CURLS_FORM) == _CURLS_FORM and not (from_browser or changes):
+        others = [(name, value) for name, value in scope["headers"] if name != b"content-type"]
+        scope["headers"] = [*others, (b"content-type", b"application/json")]
         return
     kind, _, rest = headers.get("content-type", "").partition(";")
     charset = rest.strip().lower().replace('"', "")

@@ -30,8 +30,9 @@ def test_pairs_are_about_refusing_if_their_preferred_answers_refuse() -> None:
     refusing = Pair(Query.of("q"), ("I'm sorry, no.",), ("Sure!",))
     truthful = Pair(Query.of("q"), ("Six.",), ("Eight.",))
     assert effect_of([refusing] * 9 + [truthful]) == "refusal"
-    assert effect_of([refusing, truthful]) == "mc2"
-    assert effect_of([Pair(Query.of("q"), ("I'm sorry, no.",), ("Sorry, I am late.",))]) == "mc2"
+    assert effect_of([refusing, truthful]) == "preference"
+    assert effect_of([Pair(Query.of("q"), ("I'm sorry, no.",), ("Sorry, I am late.",))]) == "preference"
+    assert effect_of([Pair(Query.of("q"), ("Six.", "6."), ("Eight.",))]) == "mc2"
 
 
 def test_settings_together_are_tried_as_each_alone(tiny: Model) -> None:
@@ -47,3 +48,12 @@ def test_settings_together_are_tried_as_each_alone(tiny: Model) -> None:
         assert one.perplexity_ratio == pytest.approx(other.perplexity_ratio, rel=2e-3)
         assert (one.repeated, one.layers, one.strength) == (other.repeated, other.layers, other.strength)
     assert len({t.perplexity_ratio for t in together}) == 3
+
+
+def test_long_answers_are_compared_by_the_token(tiny: Model) -> None:
+    """A model that writes plainly will never say so much at once: of whole answers, no steering could show."""
+    pairs = [Pair(Query.of("What is good?"), ("Arr, matey! " * n,), ("Tea.",)) for n in range(4, 12)]
+    requests = [query_request(tiny, p.query, p.preferred + p.undesired) for p in pairs]
+    whole, by_token = (Trials(Runner(tiny), kind, pairs, requests, "all").unsteered for kind in ("mc2", "preference"))
+    assert whole < 1e-6
+    assert 0.01 < by_token < 0.99

@@ -200,20 +200,24 @@ def test_an_allowed_page_and_its_own(locked: Server) -> None:
 )
 @pytest.mark.parametrize("path", ["/v1/chat/completions", "/api/chat", "/v1/steering/packs/refusal/reload"])
 def test_a_post_that_a_page_could_send_unasked_is_refused(served: Served, kind: str, path: str) -> None:
-    answer = served.http.post(path, content=b"{}", headers={"Content-Type": kind})
+    headers = {"Content-Type": kind, "Origin": served.server.address}
+    answer = served.http.post(path, content=b"{}", headers=headers)
     assert answer.status_code == 415
 
 
-def test_an_ollama_client_may_leave_it_out_and_a_browser_may_not(served: Served) -> None:
+@pytest.mark.parametrize("said", [{}, {"Content-Type": "application/x-www-form-urlencoded"}])
+def test_curl_may_leave_it_out_and_a_browser_may_not(served: Served, said: dict[str, str]) -> None:
     body = b'{"model": "fake", "messages": [{"role": "user", "content": "a"}]}'
 
     def post(path: str, **headers: str) -> int:
-        request = served.http.build_request("POST", path, content=body, headers=headers)
-        assert "content-type" not in request.headers
+        request = served.http.build_request("POST", path, content=body, headers={**said, **headers})
+        assert ("content-type" in request.headers) == bool(said)
         return served.http.send(request).status_code
 
     assert post("/api/chat") == 200
-    assert post("/v1/chat/completions") == 415
+    assert post("/v1/chat/completions") == 200
+    assert post("/v1/steering/packs/refusal/reload") == 415
+    assert post("/v1/page/lessons") == 415
     assert post("/api/chat", **{"Sec-Fetch-Site": "cross-site"}) == 415
     assert post("/api/chat", Origin=served.server.address) == 415
 
