@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from fs_local.capture import query_request, tokens_left
-from fs_local.fitting.expert_search import BETWEEN, FINALISTS, STRENGTHS
+from fs_local.fitting.expert_search import BETWEEN, FINALISTS, STRENGTHS, STRONGER_AT
 from fs_local.fitting.fit_gate import queries_for
 from fs_local.fitting.gate_search import needs_no_states
 from fs_local.fitting.options import Examples, FitOptions
@@ -20,7 +20,7 @@ from fs_local.runtime.context import MICRO_BATCH, Context
 from fs_local.runtime.model import Model
 
 _TRIED_STRENGTHS = 0.75
-"""Of the strengths at a block, those that are tried before one is too much."""
+"""Of the larger strengths, those that are tried before one is too much."""
 LEAST_SHARE = 0.2
 """With less than a fifth of the queries, a gate is not worth having."""
 _PROBES, _PROBE_TOKENS = 5, 64
@@ -76,7 +76,9 @@ def plan_fit(model: Model, examples: Examples, options: FitOptions, captures: Pa
     if effect_of(examples.pairs) != "refusal":
         each += float(np.mean([len(r.prompt) + sum(map(len, r.answers)) for r in requests]))
     searched = options.strength is None
-    settings = len(steer) * (_TRIED_STRENGTHS * len(STRENGTHS) if searched else 1) + (len(BETWEEN) + 1) * searched
+    half = len(STRENGTHS) // 2
+    at_blocks = half * len(steer) + _TRIED_STRENGTHS * half * min(len(steer), STRONGER_AT) if searched else len(steer)
+    settings = at_blocks + (len(BETWEEN) + 1) * searched
     # then what was chosen on pairs that report, and no steering on these and on those that chose
     kept, fewest = [settings, FINALISTS[0], FINALISTS[1] + 3], len(examples.pairs) // 5
     tried = sum(n * min(most, fewest) for n, most in zip(kept, TRIAL_PAIRS, strict=True))

@@ -35,7 +35,9 @@ BETWEEN = (0.75, 1.5)
 """Times the best of these strengths: tried at its layers afterwards."""
 ONE_MORE = 1.25
 RESIDUAL_RANKS = (8, 0)
-FINALISTS = (4, 2)
+STRONGER_AT = 2
+"""Blocks (or blocks together) that are tried with the two larger strengths: those that did best with the two smaller ones."""
+FINALISTS = (3, 2)
 """Settings that are tried again, on more pairs each time: the best of many on few pairs is often a lucky one."""
 _ABOUT_QUERIES, _ABOUT_CHARACTERS = 3, 160
 _SHOWN = 3
@@ -172,7 +174,8 @@ class _Search:
         between: tuple[float, ...] = (
             () if o.strength is not None else BETWEEN if len(ranks) > 1 else (*BETWEEN, ONE_MORE)
         )
-        self._total = len(layers) * len(strengths) + len(between) + len(ranks) - 1 + sum(self._kept)
+        at_blocks = len(layers) * len(strengths[:2]) + min(len(layers), STRONGER_AT) * len(strengths[2:])
+        self._total = at_blocks + len(between) + len(ranks) - 1 + sum(self._kept)
         self._report("search", 0, self._total)
         found: list[tuple[Trial, int]] = []
 
@@ -180,9 +183,13 @@ class _Search:
             return list(zip(self._try(settings, n), [rank for _, _, rank in settings], strict=True))
 
         left = list(layers)
-        for strength in strengths:
+        for i, strength in enumerate(strengths):
             tried = try_all([(together, strength, ranks[0]) for together in left], few)
             found += tried
+            if i == 1:  # what two strengths show of the blocks, the next two would not turn round
+                best_first = sorted(range(len(left)), key=lambda x: worth(tried[x][0]), reverse=True)
+                go_on = sorted(best_first[:STRONGER_AT])
+                left, tried = [left[x] for x in go_on], [tried[x] for x in go_on]
             # where it is too much, or enough, stronger costs more and gains nothing
             left = [x for x, (t, _) in zip(left, tried, strict=True) if t.within_budget and t.effect < 1]
         best = _best(found)[0]

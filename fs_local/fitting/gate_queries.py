@@ -14,11 +14,11 @@ from fs_local.background.wraps import wrapped, wraps
 from fs_local.examples import Query
 from fs_local.fitting.near_twins import groups_of, twins_of
 
-MAX_IR, MAX_IR_CHARACTERS = 700, 180_000
+MAX_IR, MAX_IR_CHARACTERS = 500, 130_000
 MAX_FILE = 300
 """Of a user's file of general queries. Reading takes most of a fit's time, and grows with all of these."""
-MAX_KIND, MAX_KIND_CHARACTERS = 60, 8_000
-MAX_NEAR_KIND, MAX_NEAR_CHARACTERS = 200, 24_000
+MAX_KIND, MAX_KIND_CHARACTERS = 45, 6_000
+MAX_NEAR_KIND, MAX_NEAR_CHARACTERS = 120, 14_000
 """Queries that are drawn of a kind of the background at most, and characters in them all; the second pair is for borderline kinds, which lie
 nearest to what is refused."""
 FIT_WRAPPED, HELD_OUT_WRAPPED = 72, 36

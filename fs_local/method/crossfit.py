@@ -8,7 +8,6 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.covariance import ledoit_wolf_shrinkage
 
 from fs_local.arrays import F32, F64
 from fs_local.method.group_splits import folds_of
@@ -83,12 +82,8 @@ class CrossFitted:
     def __init__(self, ir: Labelled, general: Labelled, shrinkage: float, n_folds: int, seed: int) -> None:
         n, m, k = len(ir), len(general), np.unique(general.parts)
         self._folds = folds_of(ir.groups, n_folds, seed), folds_of(general.groups, n_folds, seed)
-        self._parts, self._least_shrinkage, self._n_folds, self._seed = (
-            (ir.parts, general.parts),
-            shrinkage,
-            n_folds,
-            seed,
-        )
+        self._parts, self._shrinkage = (ir.parts, general.parts), shrinkage
+        self._n_folds, self._seed = n_folds, seed
         self._all = Scores(np.zeros(n), np.zeros(m))
         self.without_kind = {int(kind): Scores(np.zeros(n), np.zeros(m)) for kind in k}
         directions, offset = [], 0.0
@@ -107,7 +102,6 @@ class CrossFitted:
         axes = principal(standardized, min(_AXES, *states.shape), self._seed).axes.astype(np.float32)
         features = standardized.each(lambda chunk: chunk @ axes.T)
         rows = features[: len(ir)], features[len(ir) :]
-        shrinkage = max(self._least_shrinkage, _shrinkage(*rows))
         cells = [
             {
                 int(part): [
@@ -124,32 +118,26 @@ class CrossFitted:
         kinds = list(self.without_kind)
         if len(kinds) > 1:
             for kind in kinds:
-                margin = discriminant(whole_ir, whole_general - Side.of([totals[1][kind]]), shrinkage)
+                margin = discriminant(whole_ir, whole_general - Side.of([totals[1][kind]]), self._shrinkage)
                 at = self._parts[1] == kind
                 self.without_kind[kind].general[at] += margin.of(rows[1][at]) / n_places
         for f in range(self._n_folds):
             left = [{part: total - cells[side][part][f] for part, total in totals[side].items()} for side in (0, 1)]
             side_ir, side_general = (Side.of(of.values()) for of in left)
             out = [self._folds[side] == f for side in (0, 1)]
-            margin = discriminant(side_ir, side_general, shrinkage)
+            margin = discriminant(side_ir, side_general, self._shrinkage)
             self._all.ir[out[0]] += margin.of(rows[0][out[0]]) / n_places
             self._all.general[out[1]] += margin.of(rows[1][out[1]]) / n_places
             for kind in kinds:
                 scores = self.without_kind[kind]
                 if len(kinds) > 1:
-                    margin = discriminant(side_ir, side_general - Side.of([left[1][kind]]), shrinkage)
+                    margin = discriminant(side_ir, side_general - Side.of([left[1][kind]]), self._shrinkage)
                 others = out[1] & ((self._parts[1] != kind) | (len(kinds) == 1))
                 scores.ir[out[0]] += margin.of(rows[0][out[0]]) / n_places
                 scores.general[others] += margin.of(rows[1][others]) / n_places
-        found = discriminant(whole_ir, whole_general, shrinkage)
+        found = discriminant(whole_ir, whole_general, self._shrinkage)
         direction = (found.direction @ axes) / scale
         return Margin(direction, found.offset + float(direction @ centre))
-
-
-def _shrinkage(ir: F32, general: F32) -> float:
-    """Ledoit and Wolf's estimate of how much so few rows want their correlations shrunk. ir: (n, d), general: (m, d)."""
-    centred = np.concatenate([ir - ir.mean(axis=0), general - general.mean(axis=0)])
-    return float(ledoit_wolf_shrinkage(centred / (centred.std(axis=0) + 1e-6), assume_centered=True))
 
 
 def _sum(parts: Sequence[Moments]) -> Moments:

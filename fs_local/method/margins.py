@@ -41,10 +41,7 @@ class Moments:
 
 @dataclass(frozen=True)
 class Side:
-    """What a discriminant knows of one side, IR or general: weighted first and second moments of its groups.
-
-    A group weighs the square root of its rows, so that a large file does not drown a small kind.
-    """
+    """What a discriminant knows of one side, IR or general: first and second moments of all rows of its groups."""
 
     weight: float
     first: F64
@@ -53,7 +50,7 @@ class Side:
     @classmethod
     def of(cls, groups: Iterable[Moments]) -> Side:
         """Of several groups; those without rows count for nothing."""
-        sides = [cls(w := sqrt(g.n), (w / g.n) * g.total, (w / g.n) * g.products) for g in groups if g.n]
+        sides = [cls(g.n, g.total, g.products) for g in groups if g.n]
         return Side(sum(s.weight for s in sides), sum(s.first for s in sides), sum(s.second for s in sides))  # type: ignore[arg-type]
 
     def __sub__(self, other: Side) -> Side:
