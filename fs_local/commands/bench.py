@@ -7,11 +7,14 @@ from typing import Annotated, Optional
 
 import typer
 
+from fs_local.commands.answering import with_options
 from fs_local.commands.files import check_outputs
 from fs_local.commands.options import AsJson, ModelArgument
 from fs_local.commands.output import print_json
+from fs_local.commands.placing import Placing
 
 
+@with_options
 def bench(
     model: ModelArgument,
     pack: Annotated[
@@ -37,6 +40,8 @@ def bench(
         Optional[str],
         typer.Option(metavar="URL", help="With --serve: another server of this model, as llama-server, that runs."),
     ] = None,
+    *,
+    placing: Placing,
     as_json: AsJson = False,
 ) -> None:
     """Measure what steering costs on this machine, against llama.cpp alone. Some three minutes with a small model.
@@ -50,7 +55,16 @@ def bench(
     Example with repeng (pip install repeng accelerate psutil): fs-local bench smollm2 --peers ~/repeng/bin/python
 
     Example beside llama-server: fs-local bench smollm2 --serve --against http://127.0.0.1:8081
+
+    Example with workers, steered against unsteered there: fs-local bench smollm2 --rpc 127.0.0.1:50052,127.0.0.1:50053
     """
+    if placing != Placing():
+        if serve or against is not None or pack is not None or scaling or report is not None or peers is not None:
+            raise typer.BadParameter(
+                "--rpc, --device, --gpu-layers and --split have a table of their own; leave out the other options"
+            )
+        _bench_placed(model, placing, seconds, pairs, as_json)
+        return
     if serve or against is not None:
         if not serve or pack is not None or scaling or report is not None or peers is not None:
             raise typer.BadParameter(
@@ -103,6 +117,20 @@ def _bench_serving(model: str, against: str | None, seconds: float, pairs: int, 
 
     with stages() as progress:
         found = bench_serving(model, against, Budget(seconds, pairs), progress)
+    if as_json:
+        print_json(found.as_dict())
+    else:
+        print_table(bench_table(found))
+
+
+def _bench_placed(model: str, placing: Placing, seconds: float, pairs: int, as_json: bool) -> None:
+    from fs_local.benchmark.placed import bench_placed
+    from fs_local.benchmark.tables import bench_table
+    from fs_local.benchmark.turns import Budget
+    from fs_local.terminal import print_table, stages
+
+    with stages() as progress:
+        found = bench_placed(model, placing.placement, Budget(seconds, pairs), progress)
     if as_json:
         print_json(found.as_dict())
     else:

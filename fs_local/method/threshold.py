@@ -12,7 +12,7 @@ from fs_local.arrays import F64
 from fs_local.errors import FitError
 
 _TAIL_COUNT = 0.5
-_ROOM, _MOST_CLOSED = 0.25, 0.1
+_ROOM, _MOST_CLOSED = 0.4, 0.15
 """The threshold is raised by this share of the way from the worst kind's own limit to the median IR query, but never so far that more than
 this share of IR queries is closed. That leaves room for kinds of query that nobody thought of."""
 _LEAST_EXPECTED = 0.1
