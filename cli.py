@@ -48,6 +48,8 @@ for command in (
 ):
     app.command()(command)
 app.add_typer(lesson.app, name="lesson")
+GOES_ON = ("fit", "gate", "evaluate")
+"""Commands that keep what they have done when they are stopped."""
 
 
 def _show_version(wanted: bool) -> None:
@@ -89,8 +91,17 @@ def main() -> None:
         print(f"fs-local: {error.filename or 'a file'} can't be used: {error.strerror or error}", file=sys.stderr)
         raise SystemExit(1) from None
     except KeyboardInterrupt:
-        print("fs-local: stopped; the same command goes on where a fit or an evaluation was", file=sys.stderr)
+        _say_stopped()
         raise SystemExit(130) from None
+    except SystemExit as end:
+        if end.code == 130:  # typer's own end of a Ctrl-C, which says nothing
+            _say_stopped()
+        raise
+
+
+def _say_stopped() -> None:
+    goes_on = len(sys.argv) > 1 and sys.argv[1] in GOES_ON
+    print(f"fs-local: stopped{'; the same command goes on where it was' if goes_on else ''}", file=sys.stderr)
 
 
 if __name__ == "__main__":

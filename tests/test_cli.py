@@ -26,6 +26,7 @@ from fs_local.evaluation.suites import SUITES
 from fs_local.generation import GenerationOptions
 from fs_local.runtime.node_filter import native_address
 from fs_local.steered_model import SteeredModel
+from fs_local.version import __version__
 from tests.converters.files import directions, write_control_vector
 
 Run = "tuple[int, str, str]"
@@ -368,3 +369,17 @@ def test_choices_are_the_librarys(command: str, option: str, choices: tuple[str,
     """The command line names them itself, because to import them takes half a second."""
     found = get_type_hints(COMMANDS[command], include_extras=True)[option]
     assert set(re.findall(r"'([\w-]+)'", str(get_args(found)[0]))) == set(choices)
+
+
+def test_ctrl_c_is_one_sentence(run: object, tiny_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("fs_local.fitting.files.read_examples", interrupted)
+    code, _, err = run("fit", tiny_path, "--ir", tmp_path / "ir.jsonl")  # type: ignore[operator]
+    assert (code, err) == (130, "fs-local: stopped; the same command goes on where it was\n")
+
+
+def test_the_version(run: object) -> None:
+    code, out, _ = run("--version")  # type: ignore[operator]
+    assert (code, out) == (0, f"fs-local {__version__}\n")
