@@ -164,7 +164,7 @@ def _read(model: Model, batches: Sequence[Sequence[Request]], settings: _Setting
                 yield _read_batch(context, _Batch(batch), settings.layers, settings.readings)
         return
     threads = max(1, default_threads() // n) if is_local() else None
-    each = min(_MOST_IN_SHARD, max(1, len(batches) // (4 * n)))
+    each = min(_MOST_IN_SHARD, max(1, len(batches) // (16 * n)))  # small, so that all end at nearly the same time
     shards = [
         _Shard(
             model.path.resolve(),
