@@ -83,9 +83,7 @@ def describe(
         name=name,
         fitted_by="tests",
         model=model,
-        gate=GateSettings(
-            kind=gate.kind, layers=gate_layers, edge=gate.edge, decay=gate.decay, intercept=gate.intercept
-        ),
+        gate=GateSettings.of(gate, gate_layers),
         steer=SteerSettings(layers=layers, strength=strength, scope=scope),
         experts=[ExpertAbout(pairs=1, queries=["a query"])] * len(experts.prototypes),
         data={},

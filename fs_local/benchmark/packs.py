@@ -28,7 +28,7 @@ def synthetic_pack(model: Model, name: str = "synthetic", seed: int = 0, scope: 
         name=name,
         fitted_by="fs-local bench",
         model=identity(model),
-        gate=GateSettings(kind=gate.kind, layers=[layer], edge=gate.edge, decay=gate.decay, intercept=gate.intercept),
+        gate=GateSettings.of(gate, [layer]),
         steer=SteerSettings(layers=[layer], strength=1.0, scope=scope),
         experts=[ExpertAbout(pairs=1, queries=[])] * N_EXPERTS,
         data={},
@@ -43,9 +43,7 @@ def vector_pack(model: Model, layer: int, vector: F32) -> Pack:
     """A pack that adds a vector (d,) after a block, for every query."""
     gate = open_gate(model.width)
     changed = {
-        "gate": GateSettings(
-            kind=gate.kind, layers=[layer], edge=gate.edge, decay=gate.decay, intercept=gate.intercept
-        ),
+        "gate": GateSettings.of(gate, [layer]),
         "steer": SteerSettings(layers=[layer], strength=1.0, scope="all"),
         "experts": [ExpertAbout(pairs=1, queries=[])],
     }
@@ -88,9 +86,7 @@ def held(pack: Pack, opened: bool, gate_layer: int) -> Pack:
     """The pack's experts behind a logistic gate that is held open or closed, at a layer."""
     gate, _ = synthetic_arrays(pack.manifest.model.width)
     gate = dataclasses.replace(gate, coef=np.zeros_like(gate.coef), intercept=_OPEN if opened else _CLOSED)
-    settings = GateSettings(
-        kind=gate.kind, layers=[gate_layer], edge=gate.edge, decay=gate.decay, intercept=gate.intercept
-    )
+    settings = GateSettings.of(gate, [gate_layer])
     return Pack.of(pack.manifest.model_copy(update={"gate": settings}), gate, pack.experts)
 
 

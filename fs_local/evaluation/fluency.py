@@ -1,6 +1,6 @@
 """Fluency of answers: how often words repeat, how varied they are, how long they run, and whether they come to an end.
 
-What the unsteered model thinks of them is `Answer.log_probability`. No one of these sees everything: babble repeats words, a loop of
+A fit lets it weigh in `fs_local.fitting.trials`. What the unsteered model thinks of them is `Answer.log_probability`. No one of these sees everything: babble repeats words, a loop of
 phrases repeats n-grams, clumsiness shows in length and in answers that don't end.
 """
 

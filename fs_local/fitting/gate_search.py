@@ -74,15 +74,7 @@ class ChosenGate:
     @property
     def settings(self) -> GateSettings:
         """As a manifest has them."""
-        g = self.gate
-        return GateSettings(
-            kind=g.kind,
-            layers=self.layers,
-            readings=list(self.readings),
-            edge=g.edge,
-            decay=g.decay,
-            intercept=g.intercept,
-        )
+        return GateSettings.of(self.gate, self.layers, self.readings)
 
 
 def needs_no_states(options: FitOptions) -> bool:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from fs_local.choices import FitMethod, Scope
-from fs_local.method.folded import GateKind
+from fs_local.method.folded import Gate, GateKind
 from fs_local.method.readings import Reading
 
 FORMAT_VERSION: Literal[5] = 5
@@ -63,6 +64,12 @@ class GateSettings(_Strict):
     edge: Annotated[float, Field(ge=-1, le=1)]
     decay: Annotated[float, Field(gt=0, le=100)]
     intercept: float
+
+    @classmethod
+    def of(cls, gate: Gate, layers: Sequence[int], readings: Sequence[Reading] = ("last",)) -> GateSettings:
+        """Those of a gate that takes these readings after these blocks."""
+        scalars = {name: getattr(gate, name) for name in ("kind", "edge", "decay", "intercept")}
+        return cls(layers=list(layers), readings=list(readings), **scalars)
 
 
 class SteerSettings(_Strict):
