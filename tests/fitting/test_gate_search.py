@@ -53,7 +53,7 @@ def test_all_readings_at_all_usual_blocks_are_taken() -> None:
     assert (when.layers, when.readings) == ([10, 12], READINGS)
     assert len(when.gate.coef) == len(USUAL) * len(READINGS) * WIDTH
     assert when.open_ir is not None
-    assert when.open_ir >= 0.9
+    assert when.open_ir >= 0.85  # the room that is left closes 15 % at most
     assert when.roc is not None
     assert when.auroc == pytest.approx(np.trapezoid(when.roc.ir, when.roc.general), abs=0.01)
     assert [r.general for r in when.recall] == [0.01, 0.02]
