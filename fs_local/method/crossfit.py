@@ -82,7 +82,7 @@ class CrossFitted:
     def __init__(self, ir: Labelled, general: Labelled, shrinkage: float, n_folds: int, seed: int) -> None:
         n, m, k = len(ir), len(general), np.unique(general.parts)
         self._folds = folds_of(ir.groups, n_folds, seed), folds_of(general.groups, n_folds, seed)
-        self._parts, self._shrinkage = (ir.parts, general.parts), shrinkage
+        self._parts, self._least_shrinkage = (ir.parts, general.parts), shrinkage
         self._n_folds, self._seed = n_folds, seed
         self._all = Scores(np.zeros(n), np.zeros(m))
         self.without_kind = {int(kind): Scores(np.zeros(n), np.zeros(m)) for kind in k}
@@ -102,6 +102,7 @@ class CrossFitted:
         axes = principal(standardized, min(_AXES, *states.shape), self._seed).axes.astype(np.float32)
         features = standardized.each(lambda chunk: chunk @ axes.T)
         rows = features[: len(ir)], features[len(ir) :]
+        shrinkage = max(self._least_shrinkage, min(1.0, len(axes) / len(features)))
         cells = [
             {
                 int(part): [
@@ -118,24 +119,24 @@ class CrossFitted:
         kinds = list(self.without_kind)
         if len(kinds) > 1:
             for kind in kinds:
-                margin = discriminant(whole_ir, whole_general - Side.of([totals[1][kind]]), self._shrinkage)
+                margin = discriminant(whole_ir, whole_general - Side.of([totals[1][kind]]), shrinkage)
                 at = self._parts[1] == kind
                 self.without_kind[kind].general[at] += margin.of(rows[1][at]) / n_places
         for f in range(self._n_folds):
             left = [{part: total - cells[side][part][f] for part, total in totals[side].items()} for side in (0, 1)]
             side_ir, side_general = (Side.of(of.values()) for of in left)
             out = [self._folds[side] == f for side in (0, 1)]
-            margin = discriminant(side_ir, side_general, self._shrinkage)
+            margin = discriminant(side_ir, side_general, shrinkage)
             self._all.ir[out[0]] += margin.of(rows[0][out[0]]) / n_places
             self._all.general[out[1]] += margin.of(rows[1][out[1]]) / n_places
             for kind in kinds:
                 scores = self.without_kind[kind]
                 if len(kinds) > 1:
-                    margin = discriminant(side_ir, side_general - Side.of([left[1][kind]]), self._shrinkage)
+                    margin = discriminant(side_ir, side_general - Side.of([left[1][kind]]), shrinkage)
                 others = out[1] & ((self._parts[1] != kind) | (len(kinds) == 1))
                 scores.ir[out[0]] += margin.of(rows[0][out[0]]) / n_places
                 scores.general[others] += margin.of(rows[1][others]) / n_places
-        found = discriminant(whole_ir, whole_general, self._shrinkage)
+        found = discriminant(whole_ir, whole_general, shrinkage)
         direction = (found.direction @ axes) / scale
         return Margin(direction, found.offset + float(direction @ centre))
 

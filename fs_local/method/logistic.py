@@ -55,7 +55,7 @@ class LogisticGate(SubspaceGate):
         rank: r of the subspace, which then only describes.
         budget: share of each kind of general query that may open the gate.
         least_open: share of IR queries that the gate should open for.
-        shrinkage: of the discriminants' correlations. Ledoit and Wolf's estimate of it is 1 here, always: principal directions are hardly
+        shrinkage: of the discriminants' correlations, at least; the directions over the rows, where that is more. Ledoit and Wolf's estimate of it is 1 here, always: principal directions are hardly
             correlated, and it sees no more than that. With 0.4, IR queries were better told from kinds that had been left out, at all
             numbers of them.
         decay: γ.
