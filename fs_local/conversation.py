@@ -17,7 +17,7 @@ from fs_local.runtime.template import Message
 
 
 class Conversation:
-    """FittedExperts by `SteeredModel.chat`.
+    """Made by `SteeredModel.chat`.
 
     Attributes:
         messages: the conversation so far.

@@ -30,7 +30,7 @@ _IN_FLIGHT = 64
 
 
 class SteeredModel:
-    """A model, and packs that steer it. FittedExperts by `load`. Usable from several threads: answers are generated side by side.
+    """A model, and packs that steer it. Made by `load`. Usable from several threads: answers are generated side by side.
 
     Every method that answers takes `steered`: True for all packs, False for the model as it is, or a `Steer` for what is between.
 

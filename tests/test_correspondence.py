@@ -90,7 +90,7 @@ def test_a_pack_fitted_on_pytorchs_states_runs_on_the_gguf(
         monkeypatch.setattr(f"transformers.{name}.from_pretrained", lambda _name, loaded=loaded: loaded)
     examples = demo_examples()
     pairs, general = examples.pairs[:32], examples.general["general"][:32]
-    lines = (given_module.__doc__ or "").split("FittedExperts with transformers:\n")[1]
+    lines = (given_module.__doc__ or "").split("Made with transformers:\n")[1]
     shown = "\n".join(line.removeprefix("    ") for line in lines.split("\n"))
     monkeypatch.chdir(tmp_path)
     exec(

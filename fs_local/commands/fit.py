@@ -201,9 +201,9 @@ def _in_time(
     plan = plan_fit(model, examples, options, captures)
     if minutes is not None and plan.seconds > 60 * minutes:
         while plan.seconds > 60 * minutes and options.share > LEAST_SHARE:
-            # what is drawn does not shrink as fast as the share
-            options = replace(options, share=min(options.share - 0.05, share_for(60 * minutes, plan, options.share)))
-            options = replace(options, share=max(LEAST_SHARE, round(options.share, 2)))
+            # what is drawn does not shrink as fast as the share, so one look is not enough
+            share = min(options.share - 0.05, share_for(60 * minutes, plan, options.share))
+            options = replace(options, share=max(LEAST_SHARE, round(share, 2)))
             plan = plan_fit(model, examples, options, captures)
         said = f"{options.share:.0%} of the usual queries, pairs and settings are taken, to keep to {_minutes(60 * minutes)}"
         if plan.seconds > 60 * minutes:

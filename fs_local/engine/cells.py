@@ -29,7 +29,7 @@ TILED, PLAIN, SINGLE, ANYWHERE = b"tp1a"  # small numbers, kept in a bytearray a
 sequences; or in a part that stood where there was room, so that its last bits are its own."""
 
 
-def figure_kind(n_rows: int) -> int:
+def cell_kind(n_rows: int) -> int:
     """How cells of a prompt's part are evaluated."""
     return TILED if n_rows >= TILE else PLAIN if n_rows > 1 else SINGLE
 
@@ -111,7 +111,7 @@ class Cells:
     def part(self, seq: int, tokens: Sequence[int], start: int, output: bool) -> None:
         """Evaluates a part of a prompt. Raises as `Context.decode`; the cells are then as before."""
         cells = self._find(len(tokens))
-        kind = figure_kind(len(tokens)) if self._is_aligned(cells, seq) else ANYWHERE
+        kind = cell_kind(len(tokens)) if self._is_aligned(cells, seq) else ANYWHERE
         self._place([seq] * len(cells), cells, kind)
         try:
             self._context.decode(tokens, start=start, seq=seq, output=output)

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 
-from fs_local.engine.cells import ROWS, SINGLE, TILE, Cells, PutAway, figure_kind, prompt_parts, same_sums_from
+from fs_local.engine.cells import ROWS, SINGLE, TILE, Cells, PutAway, cell_kind, prompt_parts, same_sums_from
 
 LEAST_SAVED = 64
 """Tokens that putting a long sequence back must save, since all of it is copied. A sequence of fewer is not worth being put away."""
@@ -147,7 +147,7 @@ class PrefixCache:
     def _usable(self, kinds: Sequence[int], tokens: Sequence[int], n: int, step: int = TILE) -> int:
         size = self._cells.part_size
         wanted = bytearray().join(
-            bytes([figure_kind(stop - first)]) * (stop - first) for first, stop in prompt_parts(len(tokens), size)
+            bytes([cell_kind(stop - first)]) * (stop - first) for first, stop in prompt_parts(len(tokens), size)
         )
         alike = next((i for i in range(n) if kinds[i] != wanted[i]), n)
         if SINGLE in kinds[alike:n]:  # a conversation goes on

@@ -108,7 +108,7 @@ def _wake_all(mailboxes: Sequence[Mailbox]) -> None:
 
 
 class Stream:
-    """The pieces of one answer, in order; an iterator, also an asynchronous one. FittedExperts by `Engine.submit`.
+    """The pieces of one answer, in order; an iterator, also an asynchronous one. Made by `Engine.submit`.
 
     The last piece has a finish reason. What went wrong with this request is raised from the iteration. Whoever stops reading should
     `close` it, by itself or as a context manager; a stream that nobody holds any more is closed too. One that is held and not read is

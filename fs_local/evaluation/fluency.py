@@ -1,7 +1,7 @@
 """Fluency of answers: how often words repeat, how varied they are, how long they run, and whether they come to an end.
 
-A fit lets it weigh in `fs_local.fitting.trials`. What the unsteered model thinks of them is `Answer.log_probability`. No one of these sees everything: babble repeats words, a loop of
-phrases repeats n-grams, clumsiness shows in length and in answers that don't end.
+What the unsteered model thinks of them is `Answer.log_probability`. No one of these sees everything: babble repeats words, a loop of
+phrases repeats n-grams, clumsiness shows in length and in answers that don't end. What a fit makes of it is in `fs_local.fitting.trials`.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ block il, counted from 0, after which they were read:
     contrast.{il}   (c, d)  states of general queries that resemble IR queries; may be missing
 
 The state after block il is `l_out-{il}` in llama.cpp, and `hidden_states[il + 1]` in Hugging Face transformers, but for the last
-block: transformers' last entry is normalized, so that block is refused. FittedExperts with transformers:
+block: transformers' last entry is normalized, so that block is refused. Made with transformers:
 
     import numpy as np, torch
     from transformers import AutoModelForCausalLM, AutoTokenizer

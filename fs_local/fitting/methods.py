@@ -35,7 +35,8 @@ DIRECTIONS: dict[str, Callable[[int], MeanDifference | PrincipalDirection | Rand
     "alphasteer": lambda _: MeanDifference(),
     "dsas": lambda _: MeanDifference(),
 }
-"""The estimator of the methods that have one vector a block, made with a seed: a new one of that kind needs no more than its line here."""
+"""The estimator of the methods that have one vector a block, made with a seed: a new one of that kind needs its line here, and its name in
+`fs_local.choices`."""
 Layers = tuple[int, ...]
 
 

@@ -30,8 +30,8 @@ _AS_WANTED = 0.5
 
 def effect_of(pairs: Sequence[Pair]) -> EffectKind:
     """What the pairs are about: `refusal` where preferred answers refuse and undesired ones don't; else `mc2` where some have several answers
-    on a side, as TruthfulQA's have; else `preference`: of two whole answers, the one that a model would write is e^50 times as probable as
-    the other, and no strength short of babble shows in that."""
+    on a side, as TruthfulQA's have; else `preference`: of two whole answers, the one in the model's own voice is so much more probable that
+    no strength short of babble shows, so they are compared by their mean tokens."""
     preferred = np.mean([is_refusal(a) for p in pairs for a in p.preferred])
     undesired = np.mean([is_refusal(a) for p in pairs for a in p.undesired])
     if preferred >= _REFUSING_SHARE and undesired <= 1 - _REFUSING_SHARE:

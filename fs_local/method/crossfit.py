@@ -4,14 +4,16 @@ also by discriminants that saw nothing of their whole kind."""
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+import functools
+import operator
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fs_local.arrays import F32, F64
 from fs_local.method.group_splits import folds_of
-from fs_local.method.margins import Margin, Moments, Side, discriminant
+from fs_local.method.margins import Margin, Moments, discriminant
 from fs_local.method.rows import Rows
 from fs_local.method.subspace import deviation, mean, principal
 
@@ -114,17 +116,17 @@ class CrossFitted:
             for side in (0, 1)
         ]
         totals = [{part: _sum(folds) for part, folds in of.items()} for of in cells]
-        whole_ir, whole_general = (Side.of(of.values()) for of in totals)
+        whole_ir, whole_general = (_sum(of.values()) for of in totals)
         # whole kinds without: their own rows, by discriminants of all IR queries
         kinds = list(self.without_kind)
         if len(kinds) > 1:
             for kind in kinds:
-                margin = discriminant(whole_ir, whole_general - Side.of([totals[1][kind]]), shrinkage)
+                margin = discriminant(whole_ir, whole_general - totals[1][kind], shrinkage)
                 at = self._parts[1] == kind
                 self.without_kind[kind].general[at] += margin.of(rows[1][at]) / n_places
         for f in range(self._n_folds):
             left = [{part: total - cells[side][part][f] for part, total in totals[side].items()} for side in (0, 1)]
-            side_ir, side_general = (Side.of(of.values()) for of in left)
+            side_ir, side_general = (_sum(of.values()) for of in left)
             out = [self._folds[side] == f for side in (0, 1)]
             margin = discriminant(side_ir, side_general, shrinkage)
             self._all.ir[out[0]] += margin.of(rows[0][out[0]]) / n_places
@@ -132,7 +134,7 @@ class CrossFitted:
             for kind in kinds:
                 scores = self.without_kind[kind]
                 if len(kinds) > 1:
-                    margin = discriminant(side_ir, side_general - Side.of([left[1][kind]]), shrinkage)
+                    margin = discriminant(side_ir, side_general - left[1][kind], shrinkage)
                 others = out[1] & ((self._parts[1] != kind) | (len(kinds) == 1))
                 scores.ir[out[0]] += margin.of(rows[0][out[0]]) / n_places
                 scores.general[others] += margin.of(rows[1][others]) / n_places
@@ -141,8 +143,5 @@ class CrossFitted:
         return Margin(direction, found.offset + float(direction @ centre))
 
 
-def _sum(parts: Sequence[Moments]) -> Moments:
-    total = parts[0]
-    for part in parts[1:]:
-        total = total + part
-    return total
+def _sum(parts: Iterable[Moments]) -> Moments:
+    return functools.reduce(operator.add, parts)

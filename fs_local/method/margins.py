@@ -7,7 +7,6 @@ of seconds.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from math import sqrt
 
@@ -38,31 +37,13 @@ class Moments:
     def __sub__(self, other: Moments) -> Moments:
         return Moments(self.n - other.n, self.total - other.total, self.products - other.products)
 
-
-@dataclass(frozen=True)
-class Side:
-    """What a discriminant knows of one side, IR or general: first and second moments of all rows of its groups."""
-
-    weight: float
-    first: F64
-    second: F64
-
-    @classmethod
-    def of(cls, groups: Iterable[Moments]) -> Side:
-        """Of several groups; those without rows count for nothing."""
-        sides = [cls(g.n, g.total, g.products) for g in groups if g.n]
-        return Side(sum(s.weight for s in sides), sum(s.first for s in sides), sum(s.second for s in sides))  # type: ignore[arg-type]
-
-    def __sub__(self, other: Side) -> Side:
-        return Side(self.weight - other.weight, self.first - other.first, self.second - other.second)
-
     @property
     def mean(self) -> F64:
-        return self.first / self.weight
+        return self.total / self.n
 
     @property
     def covariance(self) -> F64:
-        return self.second / self.weight - np.outer(self.mean, self.mean)
+        return self.products / self.n - np.outer(self.mean, self.mean)
 
 
 @dataclass(frozen=True)
@@ -78,7 +59,7 @@ class Margin:
         return rows @ self.direction.astype(np.float32) - np.float32(self.offset)
 
 
-def discriminant(ir: Side, general: Side, shrinkage: float) -> Margin:
+def discriminant(ir: Moments, general: Moments, shrinkage: float) -> Margin:
     """Fisher's linear discriminant `Σ⁻¹(m_IR − m_general)`, with the correlations in Σ shrunk towards none (Friedman, Regularized
     Discriminant Analysis, 1989).
 

@@ -13,7 +13,7 @@ from fs_local.method.folded import CLOSED_BELOW, empirical_cdf, ramp
 from fs_local.method.gates import QuantileGate, SoftGate
 from fs_local.method.group_splits import folds_of
 from fs_local.method.logistic import LogisticGate
-from fs_local.method.margins import Moments, Side, discriminant
+from fs_local.method.margins import Moments, discriminant
 from tests.packs import random_gate
 
 WIDTH = 40
@@ -195,7 +195,7 @@ def test_moments_say_all_that_a_discriminant_needs(seed: int, shrinkage: float) 
     """Moments that are added and subtracted give the discriminant of the rows themselves."""
     ir, general, more = planted(40, seed), planted(50, seed + 1), planted(30, seed + 2)
     whole = Moments.of(np.concatenate([general, more]))
-    found = discriminant(Side.of([Moments.of(ir)]), Side.of([whole - Moments.of(more)]), shrinkage)
+    found = discriminant(Moments.of(ir), whole - Moments.of(more), shrinkage)
     covariance = (np.cov(ir.T, bias=True) + np.cov(general.T, bias=True)) / 2
     scale = np.sqrt(np.diag(covariance))
     shrunk = (1 - shrinkage) * covariance + shrinkage * np.diag(scale**2)
@@ -209,3 +209,15 @@ def test_moments_say_all_that_a_discriminant_needs(seed: int, shrinkage: float) 
 
 def test_queries_that_are_all_near_twins_still_have_folds() -> None:
     assert set(folds_of(np.zeros(20, dtype=np.intp), 5, 0).tolist()) == {0, 1, 2, 3, 4}
+
+
+def test_correlations_count_unless_rows_are_few() -> None:
+    def apart(n: int) -> float:
+        """How far a gate's direction is from that of a gate which takes no account of correlations: 1 - cosine."""
+        ir, general = planted(n, 0, shift=2.0), planted(n, 1)
+        ir[:, 0] += 2 * ir[:, 1]
+        usual, without = (gate.fit(ir, general).gate_.coef for gate in (LogisticGate(), LogisticGate(shrinkage=1.0)))
+        return 1 - float(usual @ without / np.linalg.norm(usual) / np.linalg.norm(without))
+
+    assert apart(400) > 1e-2
+    assert apart(WIDTH // 2) < 1e-3  # 39 directions of 40 rows: nearly all is shrunk
