@@ -95,7 +95,7 @@ class Protocol(_Strict):
     """All of it. Files are relative to the protocol's folder.
 
     Attributes:
-        models: GGUF files or aliases. seeds: each fits everything anew.
+        models: GGUF files, in the protocol's folder or by what a MODEL argument may be. seeds: each fits everything anew.
         budgets: of drift (nats a token), ascending.
         methods, tasks: by name.
     """
@@ -188,7 +188,8 @@ def _absolute(protocol: Protocol, folder: Path) -> Protocol:
         )
         for name, task in protocol.tasks.items()
     }
-    return protocol.model_copy(update={"tasks": tasks})
+    models = [str(folder / name) if (folder / name).is_file() else name for name in protocol.models]
+    return protocol.model_copy(update={"tasks": tasks, "models": models})
 
 
 def _wrong(path: Path, text: str, loc: Sequence[str | int], message: str) -> DataError:

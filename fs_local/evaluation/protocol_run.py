@@ -101,7 +101,8 @@ def run_protocol(protocol: Protocol, path: Path, progress: Progress, say: Say) -
             store = Store.for_model(f"{model.build}-{journal.code}")
             for seed in protocol.seeds:
                 for name, task in protocol.tasks.items():
-                    title = ", ".join([model_name, name, *([f"seed {seed}"] if len(protocol.seeds) > 1 else [])])
+                    of_seed = [f"seed {seed}"] if len(protocol.seeds) > 1 else []
+                    title = ", ".join([Path(model_name).name.removesuffix(".gguf"), name, *of_seed])
                     began = time.monotonic()
                     contenders, fitted = [], []
                     for method in task.methods or list(protocol.methods):

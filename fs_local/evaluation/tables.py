@@ -11,6 +11,9 @@ from rich.table import Table
 from fs_local.evaluation.fluency import FLUENCY
 from fs_local.evaluation.intervals import alike_rows
 
+_MOST_FIGURES = 4
+"""Side by side."""
+
 
 def evaluation_tables(found: dict[str, Any]) -> Iterator[Table]:
     """What `evaluate` measured: a table for each suite and file, a row for each pack."""
@@ -97,15 +100,21 @@ def _by_file(results: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
 
 
 def _suite_table(results: list[dict[str, Any]], names: list[str], about: str = "") -> Table:
+    """A row a pack; or a row a figure, where there are fewer packs than figures and so many of these that a terminal could not hold them."""
     first = results[0]
     title = f"{about}{first['suite']} on {escape(first['file'])}, {first['rows']} rows"
     table = Table(title=title, title_justify="left")
-    table.add_column("pack")
-    for name in names:
-        table.add_column(name.replace("_", " "))
-    for r in results:
-        label = escape(r["pack"]) + ("" if r["strength"] is None else f" λ {r['strength']:g}")
-        table.add_row(label, *[_interval(r["figures"][name]) for name in names])
+    labels = [escape(r["pack"]) + ("" if r["strength"] is None else f" λ {r['strength']:g}") for r in results]
+    cells = [[_interval(r["figures"][name]) for name in names] for r in results]
+    figures = [name.replace("_", " ") for name in names]
+    if len(results) < len(names) > _MOST_FIGURES:
+        corner, columns, heads, rows = "figure", labels, figures, list(zip(*cells, strict=True))
+    else:
+        corner, columns, heads, rows = "pack", figures, labels, [tuple(row) for row in cells]
+    for column in (corner, *columns):
+        table.add_column(column)
+    for head, row in zip(heads, rows, strict=True):
+        table.add_row(head, *row)
     return table
 
 

@@ -24,6 +24,7 @@ from fs_local.runtime.layer_states import Hook, LayerStates
 from fs_local.runtime.library import ggml, llama, recent_problems
 from fs_local.runtime.model import Model
 from fs_local.runtime.node_filter import Additions, NodeFilter
+from fs_local.runtime.silent_decodes import SilentDecodes
 from fs_local.runtime.sliding_window import SlidingWindow
 from fs_local.runtime.threads import default_threads
 
@@ -71,6 +72,7 @@ class Context:
 
         self._filter = NodeFilter(ask, model.n_layer, model.width, n_ubatch)
         params.cb_eval, params.cb_eval_user_data = self._filter.callback, self._filter.user_data
+        self._silent_decodes = SilentDecodes(self._filter.callback, self._filter.user_data)
         self._handle = model.call(api.llama_init_from_model, model.handle, params)
         if not self._handle:
             raise ModelError(
@@ -176,6 +178,7 @@ class Context:
     def _evaluate_rows(self) -> None:
         handle, batch = self.handle, self._batch.struct
         self.stopped_early = False
+        self._silent_decodes.set(handle, self._filter.is_silent)
         if not self._filter.calls_python:  # Ctrl-C may come when it likes
             status = self._decode(handle, batch)
         else:

@@ -138,6 +138,11 @@ class NodeFilter:
         """Whether the next decode calls Python at all."""
         return self._any_wanted or not self.is_native
 
+    @property
+    def is_silent(self) -> bool:
+        """Whether the next decode goes as it would without any callback."""
+        return not (self._any_wanted or self.additions or self._state.skip)
+
     def skip(self, everything: bool) -> None:
         """Whether decodes compute nothing from now on: their tokens only get cells."""
         self._state.skip = everything

@@ -15,9 +15,14 @@ import pytest
 
 from converters import torch_folder
 from converters.conversion import convert
+from fs_local.background import background
 from fs_local.choices import Scope
-from fs_local.examples import Query
+from fs_local.demo import DATA, demo_examples
+from fs_local.engine import Engine
+from fs_local.examples import Query, read_queries
+from fs_local.fitting import FitOptions, fit
 from fs_local.method.folded import Gate, GateKind
+from fs_local.method.gates import is_open
 from fs_local.model_files import resolve_model
 from fs_local.pack.file import Pack
 from fs_local.runtime.model import Model
@@ -290,3 +295,34 @@ def test_prompts_have_the_tokens_and_places_that_the_gguf_has(module: Any, smoll
         assert prompts.attention_mask[i].tolist() == [0] * lead + [1] * len(ours.tokens)
         assert (prompts.user[i] - lead).tolist() == [ours.user.start, ours.user.stop]
         assert int(prompts.turn[i]) - lead == ours.turn_start
+
+
+def test_it_decides_as_the_gguf_does(module: Any, smollm2: Model, tmp_path: Path) -> None:
+    """On 500 real queries that the gate was not fitted on; prints how many decisions agree. Closed ones keep the bits of the plain model."""
+    import torch
+
+    options = FitOptions(background=False, layers=(14,), strength=1.0)
+    pack = fit(smollm2, demo_examples(), options).pack
+    theirs, transformers = loaded(module, pack, tmp_path), TransformersModel(resolve_model("smollm2"))
+    ir, general = (read_queries(DATA / f"{name}.jsonl")[0] for name in ("unseen_ir", "unseen_general"))
+    texts = [q.text for some in (ir, general, *(kind[:21] for kind in background().values())) for q in some]
+    queries = sorted(texts, key=len)[:500]
+    with Engine(smollm2, [pack], n_ctx=2048) as engine:
+        prompts = [engine.prompt(Query.of(query).messages) for query in queries]
+        opened = is_open(np.array([engine.decide(prompt)[0].opening for prompt in prompts], dtype=np.float32))
+    agree, closed = 0, 0
+    for first in range(0, len(queries), 8):
+        batch = theirs.prompts(transformers.tokenizer, queries[first : first + 8])
+        with torch.no_grad():
+            plain = transformers.model(**batch.inputs()).logits
+            with theirs.steering(transformers.model, batch) as steering:
+                steered = transformers.model(**batch.inputs()).logits
+        openings = steering.decisions.opening.numpy()
+        agree += int((is_open(openings) == opened[first : first + 8]).sum())
+        for row in np.flatnonzero(openings == 0):
+            assert torch.equal(plain[row], steered[row])
+            closed += 1
+    print(f"{agree} of {len(queries)} decisions agree, {int(opened.sum())} open; {closed} closed ones bit for bit")
+    assert len(queries) == 500
+    assert 10 < closed < 490
+    assert agree >= 0.99 * len(queries)

@@ -121,7 +121,11 @@ def test_what_is_wrong_is_named_by_line_and_field(old: str, new: str, message: s
 
 
 def test_a_good_one_has_absolute_paths(folder: Path) -> None:
-    task = read_protocol(written(folder, GOOD)).tasks["refusal"]
+    (folder / "some.gguf").touch()
+    assert read_protocol(written(folder, GOOD, "some.gguf")).models == [str(folder / "some.gguf")]
+    protocol = read_protocol(written(folder, GOOD))
+    task = protocol.tasks["refusal"]
+    assert protocol.models == ["smollm2"]
     assert task.ir == [str(folder / "ir.jsonl")]
     examples = some_examples(task, task.rows, 0)
     assert len(examples.ir) == 11

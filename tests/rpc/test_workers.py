@@ -166,6 +166,7 @@ with model, Engine(model, [synthetic_pack(model, "open", layer=10, gate_layer=8)
     unsteered, steered = ((counts[i + 45] - counts[i + 5]) / 40 for i in (0, 50))
     print(f"bytes a token: {unsteered:,.0f} unsteered, {steered:,.0f} steered")
     assert steered <= 1.05 * unsteered
+    assert unsteered < 20_000, "the graph is sent once, and not with each token"
 
 
 def generate(rpc: str, *options: str) -> subprocess.CompletedProcess[str]:
