@@ -91,7 +91,7 @@ def _histogram(gate: _View, key: str, what: str) -> Markup | None:
     for name, values in groups.items():
         bins = [min(_BINS - 1, int(_BINS * x.place(v))) for v in values]
         shares[name] = [bins.count(i) / len(bins) for i in range(_BINS) if bins]
-    y = linear([0, 1.12 * max(*shares["ir"], *shares["general"])], percent)  # room for the label
+    y = linear([0, min(1, 1.12 * max(*shares["ir"], *shares["general"]))], percent)  # room for the label
     chart = Chart(f"Histogram of the {what} of IR and general queries", x, y, what, "share of queries", 240)
     width = (x.high - x.low) / _BINS
     for name, heights in shares.items():
