@@ -13,20 +13,6 @@ from fs_local.runtime.model import Model
 from fs_local.runtime.node_filter import native_address
 
 
-@pytest.fixture
-def questions(node_filter: str, monkeypatch: pytest.MonkeyPatch) -> list[bool]:
-    """Every question that reaches Python: whether it only asks."""
-    asked: list[bool] = []
-    answer = Context._on_node
-
-    def note(self: Context, tensor: int, ask: bool, user_data: Any) -> bool:
-        asked.append(ask)
-        return answer(self, tensor, ask, user_data)
-
-    monkeypatch.setattr(Context, "_on_node", note)
-    return asked
-
-
 def test_only_wanted_layers_reach_python(node_filter: str, questions: list[bool], tiny: Model) -> None:
     native = node_filter == "native"
     with Context(tiny, n_ctx=64) as context:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import pytest
 
@@ -13,21 +11,6 @@ from fs_local.runtime.context import Context
 from fs_local.runtime.layer_states import LayerStates
 from fs_local.runtime.model import Model
 from fs_local.runtime.node_filter import PURE_PYTHON
-
-
-@pytest.fixture
-def questions(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
-    """Every question of llama.cpp's, all of which reach Python here."""
-    monkeypatch.setenv(PURE_PYTHON, "1")
-    asked: list[bool] = []
-    answer = Context._on_node
-
-    def note(self: Context, tensor: int, ask: bool, user_data: Any) -> bool:
-        asked.append(ask)
-        return answer(self, tensor, ask, user_data)
-
-    monkeypatch.setattr(Context, "_on_node", note)
-    return asked
 
 
 def _tokens(context: Context, questions: list[bool], vector: F32) -> tuple[list[int], list[F32]]:
@@ -60,6 +43,7 @@ def _tokens(context: Context, questions: list[bool], vector: F32) -> tuple[list[
 def test_silent_decodes_ask_nothing_and_the_others_are_as_before(
     questions: list[bool], tiny: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv(PURE_PYTHON, "1")  # every question reaches it
     vector = np.linspace(-1, 1, tiny.width, dtype=np.float32)
     with Context(tiny, n_ctx=64) as context:
         asked, results = _tokens(context, questions, vector)
