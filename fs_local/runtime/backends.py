@@ -79,6 +79,20 @@ def _device(api: _Ggml, handle: int) -> Device:
     return Device(name.decode("utf-8", "replace"), about.decode("utf-8", "replace"), kind, handle)
 
 
+@functools.lru_cache(maxsize=1)
+def leave_out_accelerators() -> None:
+    """Takes BLAS and its like (on macOS: Accelerate) out of what this process computes with, if llama.cpp was built with them.
+
+    llama.cpp gives them the matrix products of 32 rows and more, each as a part of the graph of its own. A graph that is to end early would
+    compute all of these, and the bits of a prompt's states would depend on how many rows are computed at once.
+    """
+    backend_of = function("ggml_backend_dev_backend_reg", "ggml-base", _pointer, _pointer)
+    unload = function("ggml_backend_unload", "ggml", None, _pointer)
+    for device in local_devices():
+        if device.kind == "accelerator":
+            unload(backend_of(device.handle))
+
+
 def has_rpc() -> bool:
     """Whether this llama-cpp-python was built with RPC."""
     return library_path(_RPC).exists()

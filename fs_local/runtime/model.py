@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 from fs_local.errors import ModelError
 from fs_local.progress import Progress
 from fs_local.runtime import gguf_header
-from fs_local.runtime.backends import Device
+from fs_local.runtime.backends import Device, leave_out_accelerators
 from fs_local.runtime.guard import WorkerLost
 from fs_local.runtime.interrupt import deferred_interrupt
 from fs_local.runtime.kernel_probe import probe_kernels
@@ -107,6 +107,7 @@ class Model:
             KeyboardInterrupt: Ctrl-C while loading.
         """
         api = llama()
+        leave_out_accelerators()
         header = gguf_header.read_header(path)
         placement = placement or Placement()
         if extra_kernels is None:
