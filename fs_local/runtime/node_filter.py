@@ -141,7 +141,7 @@ class NodeFilter:
     @property
     def is_silent(self) -> bool:
         """Whether the next decode goes as it would without any callback."""
-        return not (self._any_wanted or self.additions or self._state.skip)
+        return not (self._state.on or self._state.skip)
 
     def skip(self, everything: bool) -> None:
         """Whether decodes compute nothing from now on: their tokens only get cells."""

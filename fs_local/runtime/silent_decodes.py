@@ -1,7 +1,7 @@
 """Takes the eval callback away from decodes that nobody reads or adds to.
 
 While a callback is set, a silent one too, llama.cpp computes views of its graph that have no identity. Workers are then sent the whole graph
-with every token (396 kB of SmolLM2's for 16), and CUDA leaves its fast path. A context keeps the callback it was made with; but its scheduler has
+with every token, and CUDA leaves its fast path. A context keeps the callback it was made with; but its scheduler has
 one of its own, which llama.cpp sets whenever it builds a graph anew, and not where it uses the last one again, as for most tokens.
 
 The scheduler is had by a method of llama.cpp's C++ class, by the name that it has in libllama where compilers follow the Itanium ABI (Linux,

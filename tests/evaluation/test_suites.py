@@ -313,3 +313,13 @@ def test_a_file_in_another_format_says_where(suite: str, line: str, message: str
 def test_compare_wants_a_suite_for_each_file() -> None:
     with pytest.raises(DataError, match="SUITE=FILE"):
         read_files("compare", [DATA / "unseen_ir.jsonl"])
+
+
+@pytest.mark.parametrize("n_figures", [4, 5])
+def test_many_figures_of_few_packs_stand_one_a_line(n_figures: int) -> None:
+    figures = {f"figure_{i}": {"mean": 0.5, "low": 0.4, "high": 0.6, "rows": 9} for i in range(n_figures)}
+    result = {"suite": "refusal", "file": "f.jsonl", "rows": 9, "strength": None, "figures": figures}
+    found = {"results": [{**result, "pack": name} for name in ("unsteered", "p")], "auroc": [], "frontier": [], "budgets": [], "floor": None}  # fmt: skip
+    (table,) = evaluation_tables(found)
+    shape = [str(table.columns[0].header), len(table.columns), table.row_count]
+    assert shape == (["pack", 5, 2] if n_figures == 4 else ["figure", 3, 5])

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from fs_local.errors import ModelError
 from fs_local.model_files import resolve_model
 from fs_local.runtime import kernel_probe
+from fs_local.runtime.backends import local_devices
 from fs_local.runtime.gguf_header import fingerprint, quantization, read_header, weights_digest
 from fs_local.runtime.kernel_probe import KernelProbe, probe_kernels
 from fs_local.runtime.library import ggml, llama
@@ -34,6 +35,12 @@ def test_the_header_is_what_llama_cpp_reads(smollm2: Model) -> None:
     )
     assert quantization(header) == "Q4_1"
     assert len(header.tensors) == 272
+
+
+def test_no_accelerator_takes_products_out_of_the_graph(tiny: Model) -> None:
+    """A llama.cpp that was built with BLAS, as on macOS, has one until a model is loaded."""
+    assert tiny.n_layer
+    assert "accelerator" not in {device.kind for device in local_devices()}
 
 
 def test_the_fingerprint_survives_quantization_and_tells_models_apart(tmp_path: Path, tiny: Model) -> None:
