@@ -24,7 +24,7 @@ STRENGTH_FACTORS = (0.5, 1.0, 1.5)
 WEAKER_FACTORS = (0.25, 0.125, 0.0625, 0.03125)
 """Of packs that drift more than the least budget even so."""
 STRONGER_FACTORS = (3.0, 6.0, 12.0)
-"""Of packs that drift less than the largest budget even so."""
+"""Of packs that drift less than the largest budget even so; of those that drift not at all, as long as the effect grows."""
 _ALMOST_NOTHING = 1e-4
 """Length of the vector that measures the floor: far below a state's, whose numbers are about 1."""
 
@@ -128,7 +128,9 @@ def _line(
             break
         line.append(_point(runner, task, general, pack, factor))
     for factor in STRONGER_FACTORS:
-        if max(p.mean_drift for p in line) >= allowed[-1]:
+        strongest = max(line, key=lambda p: abs(p.strength))
+        is_past = not any(strongest.drift) and np.mean(strongest.effect) < max(np.mean(p.effect) for p in line)
+        if is_past or max(p.mean_drift for p in line) >= allowed[-1]:
             break
         line.append(_point(runner, task, general, pack, factor))
     by_strength = {p.strength: p for p in line}  # at the largest strength there is, several factors may be one

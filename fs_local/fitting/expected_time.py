@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 
 from fs_local.capture import query_request, tokens_left
-from fs_local.fitting.expert_search import BETWEEN, FINALISTS, STRENGTHS, STRONGER_AT
+from fs_local.fitting.expert_search import BESIDE, BETWEEN, FINALISTS, STRENGTHS, STRONGER_AT
 from fs_local.fitting.fit_gate import queries_for
 from fs_local.fitting.gate_search import needs_no_states
 from fs_local.fitting.options import Examples, FitOptions
-from fs_local.fitting.states import query_places, steer_layers
+from fs_local.fitting.states import query_places, searched_blocks, steer_layers
 from fs_local.fitting.trials import ANSWER_TOKENS, TRIAL_PAIRS, effect_of
 from fs_local.runtime.context import MICRO_BATCH, Context
 from fs_local.runtime.model import Model
@@ -66,7 +66,7 @@ def plan_fit(model: Model, examples: Examples, options: FitOptions, captures: Pa
             requests = [query_request(model, q) for q in pool.queries]
             read += depth(layers) * tokens_left(model, requests, layers, captures, readings)
             gate += _GATE_SECONDS * len(requests) * model.width
-    layers = sorted({layer for together in steer for layer in together})
+    layers = searched_blocks(model, options)
     requests = [query_request(model, p.query, p.preferred + p.undesired) for p in examples.pairs]
     pairs = depth(layers) * tokens_left(model, requests, layers, captures, ("last",))
     # a trial reads the prompt steered, draws an answer, and reads it unsteered, behind a prompt that several settings share; a score reads the
@@ -76,9 +76,8 @@ def plan_fit(model: Model, examples: Examples, options: FitOptions, captures: Pa
     if effect_of(examples.pairs) != "refusal":
         each += float(np.mean([len(r.prompt) + sum(map(len, r.answers)) for r in requests]))
     searched = options.strength is None
-    half = len(STRENGTHS) // 2
-    at_blocks = half * len(steer) + _TRIED_STRENGTHS * half * min(len(steer), STRONGER_AT) if searched else len(steer)
-    settings = at_blocks + (len(BETWEEN) + 1) * searched
+    stronger = _TRIED_STRENGTHS * (len(STRENGTHS) - 1) * min(len(steer), STRONGER_AT)
+    settings = len(steer) + BESIDE * (len(steer) > 1) + (stronger + len(BETWEEN) + 1) * searched
     # then what was chosen on pairs that report, and no steering on these and on those that chose
     kept, fewest = [settings, FINALISTS[0], FINALISTS[1] + 3], len(examples.pairs) // 5
     tried = sum(n * min(most, fewest) for n, most in zip(kept, TRIAL_PAIRS, strict=True))

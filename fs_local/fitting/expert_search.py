@@ -19,7 +19,7 @@ from fs_local.fitting.held_out import PairParts, pair_parts
 from fs_local.fitting.methods import TAKE_QUERIES, FitRows, FittedExperts, fit_experts
 from fs_local.fitting.near_twins import groups_of
 from fs_local.fitting.options import Examples, FitOptions
-from fs_local.fitting.states import QueryStates, pair_states, query_states, steer_layers
+from fs_local.fitting.states import QueryStates, blocks_beside, pair_states, query_states, searched_blocks, steer_layers
 from fs_local.fitting.trials import TRIAL_PAIRS, Setting, Trials, answered_as_wanted, effect_of, worth
 from fs_local.method.experts import MixtureOfSteeringExperts, squared_error
 from fs_local.method.folded import Experts, constant_experts
@@ -30,14 +30,16 @@ from fs_local.pack.manifest import EffectKind, ExpertAbout, Trial
 from fs_local.progress import Progress
 
 UNTRIED_STRENGTH = 1.0
-STRENGTHS = (0.5, 1.0, 2.0, 4.0)
-BETWEEN = (0.75, 1.5)
+STRENGTHS = (1.0, 2.0, 4.0)
+BETWEEN = (0.5, 0.75, 1.5)
 """Times the best of these strengths: tried at its layers afterwards."""
 ONE_MORE = 1.25
+BESIDE = 2
+"""Blocks next to the best one, or those next to several, tried at its strength."""
 RESIDUAL_RANKS = (8, 0)
-STRONGER_AT = 2
-"""Blocks (or blocks together) that are tried with the two larger strengths: those that did best with the two smaller ones."""
-FINALISTS = (3, 2)
+STRONGER_AT = 3
+"""Blocks that are tried with the larger strengths: those that did best with the smallest."""
+FINALISTS = (4, 2)
 """Settings that are tried again, on more pairs each time: the best of many on few pairs is often a lucky one."""
 _ABOUT_QUERIES, _ABOUT_CHARACTERS = 3, 160
 _SHOWN = 3
@@ -100,9 +102,8 @@ def choose_experts(
     """
     model, pairs = runner.model, examples.pairs
     layers = steer_layers(model, options) if given is None else given.steer_layers(options)
-    captured = sorted({layer for together in layers for layer in together})
     if given is None:
-        states = pair_states(model, pairs, captured, report, captures)
+        states = pair_states(model, pairs, searched_blocks(model, options), report, captures)
     else:
         states = replace(given.pairs, groups=groups_of([p.query.text for p in pairs]))
     of_queries: QueryStates | None = None
@@ -174,8 +175,9 @@ class _Search:
         between: tuple[float, ...] = (
             () if o.strength is not None else BETWEEN if len(ranks) > 1 else (*BETWEEN, ONE_MORE)
         )
-        at_blocks = len(layers) * len(strengths[:2]) + min(len(layers), STRONGER_AT) * len(strengths[2:])
-        self._total = at_blocks + len(between) + len(ranks) - 1 + sum(self._kept)
+        at_blocks = len(layers) + min(len(layers), STRONGER_AT) * len(strengths[1:])
+        n_beside = BESIDE if len(layers) > 1 else 0
+        self._total = at_blocks + len(between) + n_beside + len(ranks) - 1 + sum(self._kept)
         self._report("search", 0, self._total)
         found: list[tuple[Trial, int]] = []
 
@@ -186,7 +188,7 @@ class _Search:
         for i, strength in enumerate(strengths):
             tried = try_all([(together, strength, ranks[0]) for together in left], few)
             found += tried
-            if i == 1:  # what two strengths show of the blocks, the next two would not turn round
+            if i == 0:  # what one strength shows of the blocks, the next would hardly turn round
                 best_first = sorted(range(len(left)), key=lambda x: worth(tried[x][0]), reverse=True)
                 go_on = sorted(best_first[:STRONGER_AT])
                 left, tried = [left[x] for x in go_on], [tried[x] for x in go_on]
@@ -195,6 +197,10 @@ class _Search:
         best = _best(found)[0]
         found += try_all([(best.layers, factor * best.strength, ranks[0]) for factor in between], few)
         best = _best(found)[0]
+        if len(layers) > 1:
+            beside = [at for at in blocks_beside(tuple(best.layers), self._runner.model.n_layer) if self._has(at)]
+            found += try_all([(at, best.strength, ranks[0]) for at in beside if at not in layers], few)
+            best = _best(found)[0]
         found += try_all([(best.layers, best.strength, rank) for rank in ranks[1:]], few)
         for n, kept in zip(self._rungs[1:], self._kept, strict=True):
             found = sorted(found, key=lambda f: worth(f[0]), reverse=True)[:kept]
@@ -214,6 +220,11 @@ class _Search:
             unsteered_held_out=unsteered,
             answers=answers,
         )
+
+    def _has(self, layers: tuple[int, ...]) -> bool:
+        """Whether their states are there: of states that were given, some may be missing."""
+        pairs, queries = self._states.pairs, self._states.queries
+        return all(x in pairs.differences and (queries is None or (x, "last") in queries.ir) for x in layers)
 
     def _try(self, settings: Sequence[tuple[Sequence[int], float, int]], n: int) -> list[Trial]:
         """Layers, strengths and ranks, on the first `n` pairs that choose."""

@@ -21,8 +21,9 @@ from fs_local.method.rows import Index, Rows, release
 from fs_local.progress import Progress
 from fs_local.runtime.model import Model
 
-STEER_DEPTHS = ((0.4,), (0.47, 0.6), (0.33,), (0.6,))
-"""Shares of the model's depth that are tried for the steered layers, alone and together; where time is short, the first alone."""
+STEER_DEPTHS = (0.47, 0.4, 0.53, 0.33, 0.6)
+"""Shares of the model's depth that are tried for the steered layer; where time is short, the first alone. Blocks next to each other differ
+much in what they do, and two together were never better than the better of them."""
 ONE_CLASS_DEPTH = 0.4
 GATE_DEPTHS = (0.4, 0.47, 0.53, 0.6)
 """Shares of the depth whose blocks a supervised gate takes, all together. Earlier blocks know less of what is asked, later ones cost more."""
@@ -40,14 +41,26 @@ def steer_layers(model: Shape, options: FitOptions) -> list[tuple[int, ...]]:
     share = max(1, round(options.share * len(STEER_DEPTHS)))
     if options.method in ("alphasteer", "adasteer"):
         return _rows_of_blocks(model.n_layer)[-share:]
-    at = [_blocks(model.n_layer, depths) for depths in STEER_DEPTHS[:share]]
-    return sorted(set(at), key=lambda layers: (len(layers), layers))
+    return sorted({_blocks(model.n_layer, (depth,)) for depth in STEER_DEPTHS[:share]})
+
+
+def blocks_beside(layers: tuple[int, ...], n_layer: int) -> list[tuple[int, ...]]:
+    """The same number of layers, one block earlier and one later, where these can be steered: neither the first nor the last block."""
+    moved = [tuple(layer + by for layer in layers) for by in (-1, 1)]
+    return [at for at in moved if at[0] >= 1 and at[-1] < n_layer - 1]
+
+
+def searched_blocks(model: Shape, options: FitOptions) -> list[int]:
+    """All blocks that a search may steer: of `steer_layers`, and beside these where there is a choice."""
+    at = steer_layers(model, options)
+    beside = [moved for layers in at for moved in blocks_beside(layers, model.n_layer)] if len(at) > 1 else []
+    return sorted({layer for layers in (*at, *beside) for layer in layers})
 
 
 def _rows_of_blocks(n_layer: int) -> list[tuple[int, ...]]:
     """As many candidates as for the others, for methods whose own code steers many neighbouring blocks: AlphaSteer's 11 to 15, from a sixth
     to two thirds of the depth."""
-    spans = [_blocks(n_layer, (low, high)) for low, high in ((1 / 6, 2 / 3), (0.25, 0.5), (0.33, 0.47))]
+    spans = [_blocks(n_layer, (low, high)) for low, high in ((1 / 6, 2 / 3), (0.25, 0.5), (0.33, 0.6), (0.33, 0.47))]
     rows = {tuple(range(span[0], span[-1] + 1)) for span in spans}
     return sorted(rows | {_blocks(n_layer, (0.4,))}, key=lambda layers: (len(layers), layers))
 
@@ -194,7 +207,7 @@ def query_places(
     supervised = bool(queries.general)
     layers = {x for together in gate_layers(model.n_layer, options, steered, supervised) for x in together}
     if supervised:
-        layers.update(layer for together in steer_layers(model, options) for layer in together)
+        layers.update(searched_blocks(model, options))
         if options.gate_layer is None:
             layers.update(_blocks(model.n_layer, (*GATE_DEPTHS, *EARLY_DEPTHS)))
     return sorted(layers), (*READINGS, "mean") if options.method == "cast" else READINGS

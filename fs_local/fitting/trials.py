@@ -21,7 +21,7 @@ from fs_local.refusals import is_refusal
 REPEATED_BUDGET = 0.05
 PERPLEXITY_BUDGET = 3.0
 """Of greedy answers, which a model finds far less surprising than what people write."""
-TRIAL_PAIRS = (8, 24, 64)
+TRIAL_PAIRS = (12, 24, 64)
 """Pairs that all settings are tried on, the best of them, and the best of these."""
 ANSWER_TOKENS = 24
 _REFUSING_SHARE = 0.9
