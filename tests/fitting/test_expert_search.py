@@ -1,0 +1,63 @@
+"""Which block, strength and residual a fit chooses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+
+from fs_local.fitting import Examples, FitOptions, fit
+from fs_local.fitting.expert_search import BESIDE
+from fs_local.fitting.states import blocks_beside, searched_blocks, steer_layers
+from fs_local.fitting.trials import Setting, Trials
+from fs_local.pack.manifest import Trial
+from fs_local.runtime.model import Model
+from tests.tiny_model import N_LAYER
+
+Effect = Callable[[Setting], float]
+
+
+@pytest.fixture
+def chosen(tiny: Model, few_examples: Examples, monkeypatch: pytest.MonkeyPatch) -> Callable[[Effect], list[Trial]]:
+    """The trials of a fit whose effects are told: what is chosen comes last."""
+
+    def of(effect: Effect) -> list[Trial]:
+        told = Trials.__call__
+
+        def tried(self: Trials, settings: Sequence[Setting]) -> list[Trial]:
+            found = told(self, settings)
+            update: list[dict[str, Any]] = [
+                {"effect": effect(s), "within_budget": True, "perplexity_ratio": 1.0} for s in settings
+            ]
+            return [t.model_copy(update=u) for t, u in zip(found, update, strict=True)]
+
+        monkeypatch.setattr(Trials, "__call__", tried)
+        some = Examples(few_examples.pairs[:20])
+        m = fit(tiny, some, FitOptions(background=False, gate="open")).pack.manifest
+        assert m.figures.held_out is not None
+        return [*m.figures.trials, m.figures.held_out]
+
+    return of
+
+
+def test_a_block_beside_the_best_is_found(tiny: Model, chosen: Callable[[Effect], list[Trial]]) -> None:
+    candidates = {layers[0] for layers in steer_layers(tiny, FitOptions())}
+    best = min(set(searched_blocks(tiny, FitOptions())) - candidates)
+    tried = chosen(lambda s: 0.9 - 0.1 * abs(s.layers[0] - best) - 0.05 * abs(s.strength - 0.75))
+    assert (tried[-1].layers, tried[-1].strength) == ([best], 0.75)
+
+
+def test_a_large_strength_is_found_where_small_ones_do_little(chosen: Callable[[Effect], list[Trial]]) -> None:
+    tried = chosen(lambda s: min(s.strength, 6.0) / 10)
+    assert tried[-1].strength == 6.0
+    assert {t.strength for t in tried} >= {1.0, 2.0, 4.0}
+
+
+def test_blocks_beside_can_be_steered_too(tiny: Model) -> None:
+    assert blocks_beside((1,), 6) == [(2,)]
+    assert blocks_beside((4,), 6) == [(3,)]
+    assert blocks_beside((2, 3), 6) == [(1, 2), (3, 4)]
+    assert len(blocks_beside((3,), 8)) == BESIDE
+    assert set(searched_blocks(tiny, FitOptions())) <= set(range(1, N_LAYER - 1))
+    assert searched_blocks(tiny, FitOptions(layers=(3,))) == [3]
