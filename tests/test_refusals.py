@@ -63,7 +63,7 @@ def test_examples_from_ir_queries_alone(tmp_path: Path) -> None:
     ir.write_text("".join(json.dumps({"query": f"bad {i}"}) + "\n" for i in range(300)))
     general.write_text('{"query": "good"}\n')
     found = read_examples(None, [ir], [general, general])
-    assert (len(found.pairs), len(found.ir), found.n_general, found.refusing) == (120, 300, 2, True)
+    assert (len(found.pairs), len(found.ir), found.n_general, found.refusing) == (200, 300, 2, True)
     assert list(found.general) == ["general", "general 2"]  # a file each is a kind
     assert [p.query for p in found.pairs] == [p.query for p in read_examples(None, [ir], [general]).pairs]
     with pytest.raises(DataError, match="--pairs, or --ir"):

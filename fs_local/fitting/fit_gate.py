@@ -8,7 +8,7 @@ from pathlib import Path
 from fs_local.fitting.gate_queries import GateQueries, gate_queries
 from fs_local.fitting.gate_search import ChosenGate, always, choose_gate, needs_no_states
 from fs_local.fitting.options import Examples, FitOptions, check_queries
-from fs_local.fitting.states import EARLY_DEPTHS, ONE_CLASS_DEPTH, gate_layers, query_states
+from fs_local.fitting.states import ONE_CLASS_DEPTH, ONE_CLASS_LEAST_DEPTH, gate_layers, query_states
 from fs_local.pack.file import Pack
 from fs_local.pack.manifest import DataDigest
 from fs_local.progress import Progress, untold
@@ -50,7 +50,7 @@ def gated(
     check_queries(model, options, ir=len(examples.ir), general=examples.n_general)
     steered = pack.manifest.steer.layers[0]
     options = dataclasses.replace(options, method="finesteer", layers=(steered,))
-    low, queries = round(model.n_layer * EARLY_DEPTHS[0]), queries_for(examples, options)
+    low, queries = round(model.n_layer * ONE_CLASS_LEAST_DEPTH), queries_for(examples, options)
     if options.gate_layer is None and not queries.general and steered < low:
         # one-class, and nothing to choose a layer by: states of the first blocks say little of a query
         options = dataclasses.replace(options, gate_layer=round(model.n_layer * ONE_CLASS_DEPTH))

@@ -24,11 +24,11 @@ from fs_local.runtime.model import Model
 STEER_DEPTHS = (0.47, 0.4, 0.53, 0.33, 0.6)
 """Shares of the model's depth that are tried for the steered layer; where time is short, the first alone. Blocks next to each other differ
 much in what they do, and two together were never better than the better of them."""
-ONE_CLASS_DEPTH = 0.4
+ONE_CLASS_DEPTH, ONE_CLASS_LEAST_DEPTH = 0.4, 0.27
+"""Where a gate of IR queries alone reads that is given to a vector steering earlier than the least depth."""
 GATE_DEPTHS = (0.4, 0.47, 0.53, 0.6)
-"""Shares of the depth whose blocks a supervised gate takes, all together. Earlier blocks know less of what is asked, later ones cost more."""
-EARLY_DEPTHS = (0.27, 0.33, 0.4)
-"""In their place, where a gate that is not behind the steered block does nearly as well."""
+"""Shares of the depth whose blocks a supervised gate takes, all together, behind the steered block or not. Earlier blocks do as well on kinds like
+those that were fitted on, and open three times as often for others; later ones cost more."""
 READINGS: tuple[Reading, ...] = ("last", "user_last", "user_mean")
 Place = tuple[int, Reading]
 """A block, and a reading of the states after it."""
@@ -66,7 +66,7 @@ def _rows_of_blocks(n_layer: int) -> list[tuple[int, ...]]:
 
 
 def gate_layers(n_layer: int, options: FitOptions, steered: int, supervised: bool) -> list[tuple[int, ...]]:
-    """Blocks that a gate may take, each time together: the usual ones first, then some that are not behind the steered block.
+    """Blocks that a gate may take, each time together.
 
     Args:
         supervised: whether there are general queries; without them there is nothing to choose by, and it takes the first steered block.
@@ -75,8 +75,7 @@ def gate_layers(n_layer: int, options: FitOptions, steered: int, supervised: boo
         return [(options.gate_layer,)]
     if not supervised:
         return [(steered,)]
-    usual, early = _blocks(n_layer, GATE_DEPTHS), tuple(x for x in _blocks(n_layer, EARLY_DEPTHS) if x <= steered)
-    return [usual, early] if early and usual[-1] > steered else [usual]
+    return [_blocks(n_layer, GATE_DEPTHS)]
 
 
 def _blocks(n_layer: int, depths: Sequence[float]) -> tuple[int, ...]:
@@ -209,7 +208,7 @@ def query_places(
     if supervised:
         layers.update(searched_blocks(model, options))
         if options.gate_layer is None:
-            layers.update(_blocks(model.n_layer, (*GATE_DEPTHS, *EARLY_DEPTHS)))
+            layers.update(_blocks(model.n_layer, GATE_DEPTHS))
     return sorted(layers), (*READINGS, "mean") if options.method == "cast" else READINGS
 
 

@@ -104,7 +104,7 @@ def test_a_gate_behind_the_steered_block_must_be_worth_its_second_pass() -> None
 
 
 def test_blocks_that_may_be_taken() -> None:
-    assert gate_layers(30, FitOptions(), 10, supervised=True) == [(12, 14, 16, 18), (8, 10)]
+    assert gate_layers(30, FitOptions(), 10, supervised=True) == [(12, 14, 16, 18)]
     assert gate_layers(30, FitOptions(), 18, supervised=True) == [(12, 14, 16, 18)]
     assert gate_layers(30, FitOptions(), 10, supervised=False) == [(10,)]
     assert gate_layers(30, FitOptions(gate_layer=7), 10, supervised=True) == [(7,)]
