@@ -188,7 +188,7 @@ class _Search:
         for i, strength in enumerate(strengths):
             tried = try_all([(together, strength, ranks[0]) for together in left], few)
             found += tried
-            if i == 0:  # what one strength shows of the blocks, the next would hardly turn round
+            if i == 0:  # to save time, at the risk that a block which does little at λ = 1 does much at more
                 best_first = sorted(range(len(left)), key=lambda x: worth(tried[x][0]), reverse=True)
                 go_on = sorted(best_first[:STRONGER_AT])
                 left, tried = [left[x] for x in go_on], [tried[x] for x in go_on]

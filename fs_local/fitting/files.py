@@ -16,8 +16,8 @@ from fs_local.fitting.trials import effect_of
 from fs_local.refusals import refusal_pairs
 
 MAX_REFUSAL_PAIRS = 200
+"""Pairs that are built from IR queries, at most: enough that a fifth of them tells settings apart."""
 _KIND_CHARACTERS, _SHOWN_CHARACTERS, _NAMED = 100, 60, 5
-"""Pairs that are built from IR queries, at most: more would teach nothing new, as their answers are alike."""
 
 
 def read_examples(

@@ -23,12 +23,12 @@ from fs_local.runtime.model import Model
 
 STEER_DEPTHS = (0.47, 0.4, 0.53, 0.33, 0.6)
 """Shares of the model's depth that are tried for the steered layer; where time is short, the first alone. Blocks next to each other differ
-much in what they do, and two together were never better than the better of them."""
+much in what they do; two or three together broke SmolLM2's answers before they refused more than one."""
 ONE_CLASS_DEPTH, ONE_CLASS_LEAST_DEPTH = 0.4, 0.27
 """Where a gate of IR queries alone reads that is given to a vector steering earlier than the least depth."""
 GATE_DEPTHS = (0.4, 0.47, 0.53, 0.6)
-"""Shares of the depth whose blocks a supervised gate takes, all together, behind the steered block or not. Earlier blocks do as well on kinds like
-those that were fitted on, and open three times as often for others; later ones cost more."""
+"""Shares of the depth whose blocks a supervised gate takes, all together, behind the steered block or not. On SmolLM2, earlier blocks do as
+well on kinds that were fitted on, and open three times as often for instructions that were not; later ones cost more."""
 READINGS: tuple[Reading, ...] = ("last", "user_last", "user_mean")
 Place = tuple[int, Reading]
 """A block, and a reading of the states after it."""
@@ -207,8 +207,6 @@ def query_places(
     layers = {x for together in gate_layers(model.n_layer, options, steered, supervised) for x in together}
     if supervised:
         layers.update(searched_blocks(model, options))
-        if options.gate_layer is None:
-            layers.update(_blocks(model.n_layer, GATE_DEPTHS))
     return sorted(layers), (*READINGS, "mean") if options.method == "cast" else READINGS
 
 
