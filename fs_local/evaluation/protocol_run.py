@@ -5,12 +5,11 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-import numpy as np
 import platformdirs
 
 from fs_local.background.wraps import wraps
@@ -21,9 +20,9 @@ from fs_local.evaluation.contenders import Contender, SystemPrompt
 from fs_local.evaluation.files import File
 from fs_local.evaluation.protocol import Measured, Protocol, Task, Way
 from fs_local.evaluation.suites import read_suite
-from fs_local.examples import Pair, Query, read_rows
+from fs_local.examples import read_rows
 from fs_local.fitting import Examples, FitOptions, fit
-from fs_local.fitting.files import read_examples
+from fs_local.fitting.files import at_random, read_examples
 from fs_local.model_files import resolve_model
 from fs_local.pack.file import Pack
 from fs_local.progress import Progress
@@ -31,7 +30,6 @@ from fs_local.runtime.model import Model
 from fs_local.store import Store, digest
 
 Say = Callable[[str], None]
-_Row = TypeVar("_Row", Pair, Query)
 
 
 @dataclass
@@ -183,22 +181,13 @@ def _contender(
 def some_examples(task: Task, rows: int | None, seed: int) -> Examples:
     """A task's examples: of IR queries (or pairs, where there are no others), and of each file of general ones, at most so many, at
     random."""
-    rng = np.random.default_rng(seed)
-
-    def some(of: Sequence[_Row], most: int | None) -> list[_Row]:
-        return [of[i] for i in np.sort(rng.permutation(len(of))[:most])]
-
     pairs = None if task.pairs is None else Path(task.pairs)
     openings = None if task.openings is None else Path(task.openings)
     ir = [Path(file) for file in task.ir]
-    whole = read_examples(pairs, ir, [Path(file) for file in task.general], openings, seed)
-    general = {kind: some(queries, task.general_rows) for kind, queries in whole.general.items()}
-    if not whole.ir:
-        return dataclasses.replace(whole, pairs=some(whole.pairs, rows), general=general)
-    kept = some(whole.ir, rows)
-    asked = set(map(repr, kept))
-    built = whole.pairs if task.pairs is not None else [p for p in whole.pairs if repr(p.query) in asked]
-    return dataclasses.replace(whole, pairs=built, ir=kept, general=general)
+    whole = read_examples(pairs, ir, [Path(file) for file in task.general], openings, seed, rows)
+    general = {kind: at_random(queries, task.general_rows, seed) for kind, queries in whole.general.items()}
+    kept = whole.pairs if whole.ir else at_random(whole.pairs, rows, seed)
+    return dataclasses.replace(whole, pairs=kept, general=general)
 
 
 def _digests(examples: Examples) -> dict[str, str]:

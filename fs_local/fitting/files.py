@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
@@ -17,13 +18,22 @@ from fs_local.refusals import refusal_pairs
 
 MAX_REFUSAL_PAIRS = 200
 """Pairs that are built from IR queries, at most: enough that a fifth of them tells settings apart."""
+_Row = TypeVar("_Row", Pair, Query)
 _KIND_CHARACTERS, _SHOWN_CHARACTERS, _NAMED = 100, 60, 5
 
 
 def read_examples(
-    pairs: Path | None, ir: Sequence[Path], general: Sequence[Path], openings: Path | None = None, seed: int = 0
+    pairs: Path | None,
+    ir: Sequence[Path],
+    general: Sequence[Path],
+    openings: Path | None = None,
+    seed: int = 0,
+    most_ir: int | None = None,
 ) -> Examples:
     """Reads examples. Without pairs, the IR queries are what should be refused: pairs are built for some of them.
+
+    Args:
+        most_ir: IR queries to keep, at random; by default all.
 
     Raises:
         DataError: a file that can't be used, or neither pairs nor IR queries.
@@ -36,14 +46,19 @@ def read_examples(
         given, files["pairs"] = read_pairs(pairs)
     ir_rows = [q for rows in _read(ir, "IR queries", files).values() for q in rows]
     kinds = _read(general, "general queries", files)
+    ir_rows = at_random(ir_rows, most_ir, seed)
     notes = _twins(ir_rows or [p.query for p in given], kinds)
     if given:
         return Examples(given, ir_rows, kinds, effect_of(given) == "refusal", files, notes)
     if not ir_rows:
         raise DataError("give --pairs, or --ir with queries that should be refused")
-    some = np.sort(np.random.default_rng(seed).permutation(len(ir_rows))[:MAX_REFUSAL_PAIRS])
-    built = refusal_pairs([ir_rows[i] for i in some], openings)
+    built = refusal_pairs(at_random(ir_rows, MAX_REFUSAL_PAIRS, seed), openings)
     return Examples(built, ir_rows, kinds, True, files, notes)
+
+
+def at_random(rows: Sequence[_Row], most: int | None, seed: int) -> list[_Row]:
+    """At most so many rows, in their order."""
+    return [rows[i] for i in np.sort(np.random.default_rng(seed).permutation(len(rows))[:most])]
 
 
 def read_given(states: Path, pairs: Path | None, others: Sequence[Path]) -> tuple[GivenStates, Examples]:

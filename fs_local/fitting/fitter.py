@@ -130,13 +130,15 @@ def _check_given(model: Shape, given: GivenStates, options: FitOptions) -> None:
     check(model, options, pairs=given.n_pairs, ir=given.queries.n_ir, general=given.n_general)
     candidates = given.steer_layers(options)
     if not needs_no_states(options) and (options.gate_layer is not None or len(candidates) == 1):
-        given.gate_layers(options, candidates[0][0])  # what the gate wants must be there before a search begins
+        given.gate_layers(
+            model.n_layer, options, candidates[0][0]
+        )  # what the gate wants must be there before a search begins
 
 
 def _gate_given(model: Shape, given: GivenStates, options: FitOptions, steered: int, report: Progress) -> ChosenGate:
     if needs_no_states(options):
         return always(model.width, steered)
-    return choose_gate(given.queries, given.gate_layers(options, steered), options, steered, report)
+    return choose_gate(given.queries, given.gate_layers(model.n_layer, options, steered), options, steered, report)
 
 
 def _fitted(

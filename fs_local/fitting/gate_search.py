@@ -26,7 +26,7 @@ from fs_local.progress import Progress
 
 RANKS = (4, 8, 16, 32)
 SECOND_PASS_PRICE = 0.02
-"""Share of openings for IR queries that a gate behind the steered block must gain: it costs a second pass for queries that open it."""
+"""What a one-class gate behind the steered block must gain, as a share of openings: it costs a second pass for queries that open it."""
 RECALL_AT = (0.01, 0.02)
 _ROC_POINTS = 101
 _FOLDS = 5
@@ -90,34 +90,22 @@ def always(width: int, steered: int) -> ChosenGate:
 
 
 def choose_gate(
-    states: QueryStates, layers: Sequence[tuple[int, ...]], options: FitOptions, steered: int, report: Progress
+    states: QueryStates, layers: Sequence[int], options: FitOptions, steered: int, report: Progress
 ) -> ChosenGate:
     """Fits the gate of a method.
 
     Args:
-        layers: blocks that it may take, each time together; the usual ones first.
+        layers: blocks that it may take: a supervised gate takes them all together, the others the best one.
         steered: the first steered block.
     """
     if options.method == "cast":
-        return _condition(states, [x for together in layers for x in together], options)
+        return _condition(states, layers, options)
     kind = options.gate or ("logistic" if states.n_general else "quantile")
     if kind == "logistic":
-        return _supervised(states, layers, options, steered, report)
-    return _one_class(states, kind, sorted({x for together in layers for x in together}), options, steered, report)
-
-
-def _supervised(
-    states: QueryStates, layers: Sequence[tuple[int, ...]], options: FitOptions, steered: int, report: Progress
-) -> ChosenGate:
-    """The usual blocks; or others that are not behind the steered block, where they cost less than a second pass is worth."""
-    found: list[tuple[float, ChosenGate]] = []
-    for i, together in enumerate(layers):
-        when = _logistic(states, together, options)
-        assert when.open_ir is not None
-        found.append((when.open_ir - SECOND_PASS_PRICE * (together[-1] > steered), when))
-        report("fit gates", i + 1, len(layers))
-    best = max(found, key=lambda f: f[0])[1]
-    return _with_trials(best, [w for _, w in found])
+        when = _logistic(states, layers, options)
+        report("fit gates", 1, 1)
+        return _with_trials(when, [when])
+    return _one_class(states, kind, layers, options, steered, report)
 
 
 def _logistic(states: QueryStates, layers: Sequence[int], options: FitOptions) -> ChosenGate:

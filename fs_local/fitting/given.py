@@ -50,7 +50,7 @@ from fs_local.examples import FileDigest
 from fs_local.files import file_digest
 from fs_local.fitting.methods import TAKE_QUERIES
 from fs_local.fitting.options import FitOptions, Shape
-from fs_local.fitting.states import PairStates, Place, QueryStates
+from fs_local.fitting.states import PairStates, Place, QueryStates, gate_layers
 from fs_local.fitting.vllm_states import is_index, read_index
 from fs_local.method.rows import Rows
 from fs_local.tensor_file import container, open_npz, open_safetensors
@@ -121,20 +121,20 @@ class GivenStates:
             )
         return [(layer,) for layer in have]
 
-    def gate_layers(self, options: FitOptions, steered: int) -> list[tuple[int, ...]]:
-        """Blocks whose states a gate may take, each time together: all there are, or those that are not behind the steered block; without
-        general queries there is nothing to choose by.
+    def gate_layers(self, n_layer: int, options: FitOptions, steered: int) -> tuple[int, ...]:
+        """Blocks whose states a gate may take: those at the depths of our own captures, or where there are none all; without general queries
+        there is nothing to choose by.
 
         Raises:
             FitError: another one was asked for.
         """
         have = self.queries.layers
         if options.gate_layer is not None:
-            return [(self._held(have, options.gate_layer, "queries'"),)]
+            return (self._held(have, options.gate_layer, "queries'"),)
         if not self.n_general:
-            return [(self._held(have, steered, "queries'"),)]
-        early = tuple(layer for layer in have if layer <= steered)
-        return [tuple(have), early] if early and early != tuple(have) else [tuple(have)]
+            return (self._held(have, steered, "queries'"),)
+        usual = gate_layers(n_layer, options, steered, supervised=True)
+        return tuple(layer for layer in have if usual[0] <= layer <= usual[-1]) or tuple(have)
 
     def _held(self, have: list[int], layer: int, whose: str) -> int:
         if layer not in have:

@@ -99,7 +99,10 @@ def fit_experts(
     kept = slice(None) if without is None else queries.unlike(pairs, without)
     if options.method == "dsas":
         ir, general = queries.ir[layers[0], "last"][kept], queries.general[layers[0], "last"]
-        return FittedExperts(LogisticStrength(seed=options.seed).fit(ir, general, together).experts_, layers[:1])
+        groups = queries.ir_groups[kept], queries.general_groups
+        return FittedExperts(
+            LogisticStrength(seed=options.seed).fit(ir, general, together, *groups).experts_, layers[:1]
+        )
     maps = NullSpaceMaps().fit(
         {layer: queries.ir[layer, "last"][kept] for layer in layers},
         {layer: queries.general[layer, "last"] for layer in layers},

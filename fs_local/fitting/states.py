@@ -65,17 +65,17 @@ def _rows_of_blocks(n_layer: int) -> list[tuple[int, ...]]:
     return sorted(rows | {_blocks(n_layer, (0.4,))}, key=lambda layers: (len(layers), layers))
 
 
-def gate_layers(n_layer: int, options: FitOptions, steered: int, supervised: bool) -> list[tuple[int, ...]]:
-    """Blocks that a gate may take, each time together.
+def gate_layers(n_layer: int, options: FitOptions, steered: int, supervised: bool) -> tuple[int, ...]:
+    """Blocks that a gate may take.
 
     Args:
         supervised: whether there are general queries; without them there is nothing to choose by, and it takes the first steered block.
     """
     if options.gate_layer is not None:
-        return [(options.gate_layer,)]
+        return (options.gate_layer,)
     if not supervised:
-        return [(steered,)]
-    return [_blocks(n_layer, GATE_DEPTHS)]
+        return (steered,)
+    return _blocks(n_layer, GATE_DEPTHS)
 
 
 def _blocks(n_layer: int, depths: Sequence[float]) -> tuple[int, ...]:
@@ -201,13 +201,13 @@ def pair_states(
 def query_places(
     model: Shape, queries: GateQueries, options: FitOptions, steered: int
 ) -> tuple[list[int], tuple[Reading, ...]]:
-    """Blocks and readings at which queries are captured: the same blocks for every method, and wherever it steers, so that a capture on
-    disk serves them all."""
+    """Blocks and readings at which queries are captured: the same for every method, and wherever it steers, so that a capture on disk
+    serves them all. The mean over the whole prompt is CAST's."""
     supervised = bool(queries.general)
-    layers = {x for together in gate_layers(model.n_layer, options, steered, supervised) for x in together}
+    layers = set(gate_layers(model.n_layer, options, steered, supervised))
     if supervised:
         layers.update(searched_blocks(model, options))
-    return sorted(layers), (*READINGS, "mean") if options.method == "cast" else READINGS
+    return sorted(layers), (*READINGS, "mean")
 
 
 def query_states(

@@ -16,7 +16,7 @@ from fs_local.method.readings import Reading
 from fs_local.method.rows import Rows
 
 WIDTH, N_IR, N_GENERAL, N_UNSEEN = 24, 120, 300, 40
-USUAL, EARLY = (10, 12), (4, 6)
+USUAL = (10, 12)
 
 
 def states(
@@ -42,9 +42,7 @@ def states(
     return QueryStates(ir, general, zeros, kinds, ("plain", "near"), groups[:N_IR], groups, keys, *unseen)
 
 
-def chosen(
-    found: QueryStates, layers: Sequence[tuple[int, ...]] = (USUAL,), steered: int = 8, **options: object
-) -> ChosenGate:
+def chosen(found: QueryStates, layers: Sequence[int] = USUAL, steered: int = 8, **options: object) -> ChosenGate:
     return choose_gate(found, layers, FitOptions(**options), steered, lambda *_: None)  # type: ignore[arg-type]
 
 
@@ -94,21 +92,20 @@ def test_queries_in_unseen_wraps_are_measured() -> None:
     assert none.open_ir_in_wraps < 0.1
 
 
-def test_a_gate_behind_the_steered_block_must_be_worth_its_second_pass() -> None:
-    both = (USUAL, EARLY)
-    same = states({4: 3.0, 6: 3.0, 10: 3.0, 12: 3.0})
-    assert chosen(same, both, steered=8).layers == [4, 6]
-    assert {tuple(t.layers) for t in chosen(same, both, steered=8).trials} == {USUAL, EARLY}
-    worse = states({4: 0.5, 6: 0.5, 10: 2.0, 12: 2.0})
-    assert chosen(worse, both, steered=8).layers == [10, 12]
+def test_a_one_class_gate_behind_the_steered_block_must_be_worth_its_second_pass() -> None:
+    same = states({6: 9.0, 12: 9.0})
+    assert chosen(same, (6, 12), steered=8, gate="quantile").layers == [6]
+    assert {tuple(t.layers) for t in chosen(same, (6, 12), steered=8, gate="quantile").trials} == {(6,), (12,)}
+    worse = states({6: 0.5, 12: 9.0})
+    assert chosen(worse, (6, 12), steered=8, gate="quantile").layers == [12]
 
 
 def test_blocks_that_may_be_taken() -> None:
-    assert gate_layers(30, FitOptions(), 10, supervised=True) == [(12, 14, 16, 18)]
-    assert gate_layers(30, FitOptions(), 18, supervised=True) == [(12, 14, 16, 18)]
-    assert gate_layers(30, FitOptions(), 10, supervised=False) == [(10,)]
-    assert gate_layers(30, FitOptions(gate_layer=7), 10, supervised=True) == [(7,)]
-    assert gate_layers(3, FitOptions(), 1, supervised=True) == [(1,)]
+    assert gate_layers(30, FitOptions(), 10, supervised=True) == (12, 14, 16, 18)
+    assert gate_layers(30, FitOptions(), 18, supervised=True) == (12, 14, 16, 18)
+    assert gate_layers(30, FitOptions(), 10, supervised=False) == (10,)
+    assert gate_layers(30, FitOptions(gate_layer=7), 10, supervised=True) == (7,)
+    assert gate_layers(3, FitOptions(), 1, supervised=True) == (1,)
 
 
 def test_a_kind_of_gate_that_is_asked_for_is_taken() -> None:
@@ -126,12 +123,12 @@ def test_a_larger_budget_opens_for_more() -> None:
 
 def test_cast_reads_the_mean_over_the_prompt_at_the_block_of_the_best_f1() -> None:
     found = states({4: 0.0, 6: 5.0}, readings=(*READINGS, "mean"))
-    when = chosen(found, ((4, 6),), method="cast")
+    when = chosen(found, (4, 6), method="cast")
     assert (when.layers, when.readings) == ([6], ("mean",))
     assert when.gate.kind.startswith("cosine")
     assert when.open_ir is not None
     assert when.open_ir > 0.8
-    noise = chosen(states({4: 0.0}), ((4,),), method="cast")
+    noise = chosen(states({4: 0.0}), (4,), method="cast")
     assert noise.readings == ("last",)  # of states from elsewhere that have no mean
     assert noise.auroc == pytest.approx(0.5, abs=0.1)  # of queries that the condition was not fitted on
 

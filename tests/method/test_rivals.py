@@ -189,6 +189,28 @@ def test_dsas_is_a_logistic_strength_before_the_vector() -> None:
     np.testing.assert_allclose(strengths[260:], 0.5, atol=0.3)
 
 
+def test_dsas_takes_as_many_components_as_tell_the_queries_apart() -> None:
+    """General queries of many kinds fill the first components with what tells the kinds apart."""
+    rng = np.random.default_rng(0)
+    kinds = np.concatenate([around(9 * unit(i), 40, i) for i in range(1, 8)])
+    ir = np.concatenate([around(9 * unit(i) + 3 * unit(0), 10, 10 + i) for i in range(1, 8)])
+    vector = unit(3).astype(np.float32)
+    five, chosen = LogisticStrength((5,)).fit(ir, kinds, vector), LogisticStrength().fit(ir, kinds, vector)
+    assert five.accuracy_ < 0.75
+    assert not five.experts_.vector(ir).any()
+    assert chosen.components_ > 5
+    assert chosen.accuracy_ > 0.9
+    assert np.median(chosen.experts_.weights(ir)[:, 0]) > 0.9
+    # twins in one fold: what was learned of one is no help with the other
+    noise = rng.standard_normal((60, ir.shape[1])).astype(np.float32)
+    twins = np.repeat(np.arange(6), 10)
+    copies = noise[:6][twins] + 0.01 * noise
+    apart, together = (
+        LogisticStrength((20,)).fit(copies, noise[6:], vector, *groups) for groups in ((), (twins, None))
+    )
+    assert together.accuracy_ < apart.accuracy_ - 0.2
+
+
 def test_dsas_leaves_a_block_alone_that_can_not_tell() -> None:
     alike, other = around(unit(0), 60, 1), around(unit(0), 80, 2)
     fitted = LogisticStrength().fit(alike, other, unit(3).astype(np.float32))
@@ -275,7 +297,7 @@ def test_what_can_not_be_fitted_says_so(bad: np.ndarray) -> None:
         lambda: RidgeMap(penalty=0.0).fit(good, good),
         lambda: LogisticStrength().fit(good, bad, unit(0)),
         lambda: LogisticStrength().fit(good[1:], good, unit(0)),
-        lambda: LogisticStrength(components=0).fit(good, good, unit(0)),
+        lambda: LogisticStrength(components=(0,)).fit(good, good, unit(0)),
         lambda: AdaptiveSteering().fit(good, bad, good),
         lambda: AdaptiveSteering().fit(good, good, good),
         lambda: AdaptiveSteering().fit(good, good + 1, good - 1, rejection_wanted=(np.zeros(5), np.ones(4))),
