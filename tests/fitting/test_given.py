@@ -99,6 +99,15 @@ def test_what_is_given_is_taken(tmp_path: Path) -> None:
     assert (pack.gate.kind, pack.manifest.gate.layers) == ("quantile", [3])
 
 
+@pytest.mark.parametrize(("blocks", "taken"), [((1, 3, 5, 6), [3, 5]), ((1, 2), [1, 2])])
+def test_a_gate_takes_the_depths_of_our_own_captures_where_the_file_has_them(
+    tmp_path: Path, blocks: tuple[int, ...], taken: list[int]
+) -> None:
+    states = read_states(written(tmp_path, arrays(blocks)))
+    pack = fit_untried(shape(), states, FitOptions(background=False, layers=(blocks[1],))).pack
+    assert (pack.gate.kind, pack.manifest.gate.layers) == ("logistic", taken)
+
+
 def test_our_own_states_from_a_file_give_the_same_pack(tiny: Model, few_examples: Examples, tmp_path: Path) -> None:
     """The trials too: the model answers with the vectors that were fitted on the file."""
     pairs, general = few_examples.pairs[:12], few_examples.general["general"][:12]
