@@ -93,11 +93,22 @@ def test_queries_in_unseen_wraps_are_measured() -> None:
 
 
 def test_a_one_class_gate_behind_the_steered_block_must_be_worth_its_second_pass() -> None:
-    same = states({6: 9.0, 12: 9.0})
-    assert chosen(same, (6, 12), steered=8, gate="quantile").layers == [6]
-    assert {tuple(t.layers) for t in chosen(same, (6, 12), steered=8, gate="quantile").trials} == {(6,), (12,)}
-    worse = states({6: 0.5, 12: 9.0})
-    assert chosen(worse, (6, 12), steered=8, gate="quantile").layers == [12]
+    """IR queries vary along one axis alone, which tells them apart; where they vary as general ones do, nothing does."""
+    noise = states({6: 0.0, 12: 0.0})
+    narrow = np.full(WIDTH, 0.01, dtype=np.float32)
+    narrow[0] = 1
+    apart = Rows.of(noise.ir[6, "last"].read(np.arange(N_IR)) * narrow)
+
+    def taken(*blocks: int) -> list[int]:
+        ir = dict(noise.ir) | {(block, "last"): apart for block in blocks}
+        general = dict(noise.general) | {(12, "last"): noise.general[6, "last"]}
+        found = replace(noise, ir=ir, general=general)
+        when = chosen(found, (12, 6), steered=8, gate="quantile")  # of equal ones, the first would be taken
+        assert {tuple(t.layers) for t in when.trials} == {(6,), (12,)}
+        return when.layers
+
+    assert taken(6, 12) == [6]
+    assert taken(12) == [12]
 
 
 def test_blocks_that_may_be_taken() -> None:
