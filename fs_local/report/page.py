@@ -14,6 +14,7 @@ from markupsafe import Markup  # jinja2's own dependency
 
 from fs_local.files import replace_file
 from fs_local.report.charts import COLOURS, Chart, Scale, linear, logarithmic, swatch
+from fs_local.report.leads import leads
 from fs_local.report.numbers import blocks, finite, is_finite, number, percent, plain, real, whole
 
 _BINS = 24
@@ -46,6 +47,7 @@ def _render(fitted: _View | None, evaluations: Sequence[_View], scaling: _View |
     return environment.from_string(source).render(
         fitted=fitted and {**fitted, **_fit_parts(fitted)},
         evaluations=[{**e, **_evaluation_parts(e)} for e in evaluations],
+        leads=leads(evaluations) if len(evaluations) > 1 else None,
         scaling=scaling and {**scaling, **_scaling_parts(scaling)},
     )
 
