@@ -320,6 +320,32 @@ def test_several_parts_begin_with_who_is_ahead(tmp_path: Path) -> None:
     assert "Who is ahead" not in path.read_text(encoding="utf-8")
 
 
+def test_openings_of_all_files_stand_in_one_table(tmp_path: Path) -> None:
+    def opening(file: str, pack: str, opened: float, mean: float) -> dict[str, Any]:
+        figures = {"opened": figure(opened), "opening": figure(mean)}
+        return {
+            "suite": "opening",
+            "rows": 8,
+            "file": file,
+            "pack": pack,
+            "method": "m",
+            "strength": 1.0,
+            "figures": figures,
+        }
+
+    packs = [("unsteered", 0.0, 0.0), ("hard", 0.625, 0.625), ("soft", 0.75, 0.3125)]
+    results = [opening(f"kind {i}", *pack) for i in range(5) for pack in packs]
+    _, page = rendered(tmp_path / "report.html", None, {**evaluation_data(), "results": results})
+    assert (
+        page.tags.count("table")
+        - Page(rendered(tmp_path / "r.html", None, {**evaluation_data(), "results": []})[0]).tags.count("table")
+        == 1
+    )
+    assert [page.texts.count(f"kind {i}") for i in range(5)] == [1] * 5
+    assert page.texts.count("mean opening 0.312") == 5
+    assert "unsteered" not in page.texts
+
+
 @pytest.mark.parametrize("value", [math.nan, math.inf, None])
 def test_numbers_that_are_not_finite(tmp_path: Path, value: float | None) -> None:
     def spoilt(data: Any) -> Any:

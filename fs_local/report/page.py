@@ -252,9 +252,18 @@ def _evaluation_parts(evaluation: _View) -> _View:
         "suites": [
             (*key, {n: None for r in results for n in r.get("figures") or ()}, results)
             for key, results in suites.items()
+            if key[0] != "opening"
         ],
+        "openings": _openings({key[1:]: results for key, results in suites.items() if key[0] == "opening"}),
         "frontiers": [_frontier(task, rows) for task, rows in tasks.items()],
     }
+
+
+def _openings(files: dict[tuple[Any, ...], list[_View]]) -> _View | None:
+    """How many queries of each file opened each pack's gate, a row a file; files are (rows, name)."""
+    found = [(rows, file, {r.get("pack"): r.get("figures") or {} for r in files[rows, file]}) for rows, file in files]
+    packs = {pack: None for _, _, figures in found for pack in figures if pack != "unsteered"}
+    return {"packs": list(packs), "files": found} if packs else None
 
 
 def _interval(figure: _View) -> tuple[float, float, float]:
