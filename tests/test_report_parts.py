@@ -55,3 +55,4 @@ def test_openings_of_all_files_stand_in_one_table(tmp_path: Path) -> None:
     assert [page.texts.count(f"kind {i}") for i in range(5)] == [1] * 5
     assert page.texts.count("mean opening 0.312") == 5
     assert "unsteered" not in page.texts
+    assert "code" not in page.texts  # which only a protocol knows
