@@ -46,13 +46,16 @@ def test_openings_of_all_files_stand_in_one_table(tmp_path: Path) -> None:
 
     packs = [("unsteered", 0.0, 0.0), ("hard", 0.625, 0.625), ("soft", 0.75, 0.3125)]
     results = [opening(f"kind {i}", *pack) for i in range(5) for pack in packs]
-    _, page = rendered(tmp_path / "report.html", None, {**evaluation_data(), "results": results})
-    assert (
-        page.tags.count("table")
-        - Page(rendered(tmp_path / "r.html", None, {**evaluation_data(), "results": []})[0]).tags.count("table")
-        == 1
+    page, without = (
+        rendered(tmp_path / "report.html", None, {**evaluation_data(), "results": some})[1] for some in (results, [])
     )
+    assert page.tags.count("table") == without.tags.count("table") + 1
     assert [page.texts.count(f"kind {i}") for i in range(5)] == [1] * 5
     assert page.texts.count("mean opening 0.312") == 5
     assert "unsteered" not in page.texts
-    assert "code" not in page.texts  # which only a protocol knows
+
+
+def test_only_a_protocol_knows_its_code(tmp_path: Path) -> None:
+    for about, rows in (({}, 0), ({"code": "0123456789ab"}, 1)):
+        _, page = rendered(tmp_path / "report.html", None, {**evaluation_data(), **about})
+        assert page.texts.count("code") == rows
