@@ -6,6 +6,8 @@ from typing import Literal
 
 FitMethod = Literal["finesteer", "caa", "repe", "cast", "alphasteer", "adasteer", "dsas", "ridge", "random"]
 """What a fit can make."""
+ExpertForm = Literal["mixture", "ridge", "mean"]
+"""What FineSteer's experts may be, where a fit may choose: the mixture, a ridge map in its place, or one vector."""
 FitGate = Literal["quantile", "logistic", "soft", "open"]
 Scope = Literal["all", "turn", "prompt", "generation"]
 """`all`: every position, prompt and generation. `turn`: from the current turn on: what comes before its user message stays unsteered.

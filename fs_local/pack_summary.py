@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from rich.table import Table
 
+from fs_local.choices import ExpertForm
 from fs_local.method.readings import Reading
 from fs_local.pack.file import Pack
 from fs_local.pack.manifest import EFFECTS, SCOPES
@@ -76,7 +77,7 @@ def summary_rows(pack: Pack, size: int, most_kinds: int | None = None) -> list[t
             "in unseen wraps",
             f"opens for {f.open_ir_in_wraps:.1%} of IR and {f.open_general_in_wraps:.1%} of general queries",
         )
-    row("experts", f"K = {len(m.experts)}, residual rank {len(pack.experts.residual)}")
+    row("experts", experts(len(m.experts), len(pack.experts.residual), f.held_out.form if f.held_out else None))
     if f.validation_error is not None and f.constant_error:
         better = 1 - f.validation_error / f.constant_error
         compared = f"{abs(better):.1%} {'below' if better >= 0 else 'ABOVE'} it"
@@ -93,11 +94,20 @@ def summary_rows(pack: Pack, size: int, most_kinds: int | None = None) -> list[t
             f"the fit; repeated words {f.held_out.repeated:.0%}, perplexity ×{f.held_out.perplexity_ratio:.2f}{budget}",
         )
     if f.trials:
-        row("tried", f"{len(f.trials)} settings of block, strength and residual; --json has them all")
+        row("tried", f"{len(f.trials)} settings of block, strength and form of the experts; --json has them all")
     for k, about in enumerate(m.experts):
         if about.queries:
             row(f"  expert {k + 1}", f"{about.pairs} pairs, such as: {about.queries[0]}")
     return rows
+
+
+def experts(k: int, rank: int, form: ExpertForm | None) -> str:
+    """What makes a query's vector: K experts with a residual, or what a fit found to do better."""
+    if form == "ridge":
+        return f"a ridge map of rank {rank} in place of a mixture"
+    if form == "mean":
+        return "one vector in place of a mixture"
+    return f"K = {k}, residual rank {rank}"
 
 
 def share(x: float) -> str:

@@ -16,7 +16,7 @@ from fs_local.examples import Pair
 from fs_local.fitting.gate_queries import GateQueries
 from fs_local.fitting.given import GivenStates
 from fs_local.fitting.held_out import PairParts, pair_parts
-from fs_local.fitting.methods import TAKE_QUERIES, FitRows, FittedExperts, fit_experts
+from fs_local.fitting.methods import TAKE_QUERIES, FitRows, FittedExperts, Form, fit_experts, forms
 from fs_local.fitting.near_twins import groups_of
 from fs_local.fitting.options import Examples, FitOptions
 from fs_local.fitting.states import QueryStates, blocks_beside, pair_states, query_states, searched_blocks, steer_layers
@@ -33,10 +33,10 @@ UNTRIED_STRENGTH = 1.0
 STRENGTHS = (1.0, 2.0, 4.0)
 BETWEEN = (0.5, 0.75, 1.5)
 """Times the best of these strengths: tried at its layers afterwards."""
-ONE_MORE = 1.25
+MORE = (1.25, 0.6, 1.75)
+"""The same, for methods that have no other forms to try."""
 BESIDE = 2
 """Blocks next to the best one, or those next to several, tried at its strength."""
-RESIDUAL_RANKS = (8, 0)
 STRONGER_AT = 3
 """Blocks that are tried with the larger strengths: those that did best with the smallest."""
 FINALISTS = (4, 2)
@@ -44,6 +44,10 @@ FINALISTS = (4, 2)
 _ABOUT_QUERIES, _ABOUT_CHARACTERS = 3, 160
 _SHOWN = 3
 """Held-out queries whose answers are shown."""
+
+
+_Tried = tuple[Sequence[int], float, Form | None]
+"""Layers, strength and form."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +64,7 @@ class ChosenExperts:
     """The chosen experts, with where and how strongly they steer, and what was tried.
 
     Attributes:
-        reads: blocks whose states the experts take. mixture: FineSteer's estimator; None for the other methods.
+        reads: blocks whose states the experts take. mixture: FineSteer's estimator; None for all else.
         differences: δ of the pairs that were fitted on at the steered layers, (n, layers × d). train: their rows among the pairs.
         error, constant_error: `mean ‖v(h) − δ‖²` of the experts and of their constant mean vector, on pairs that report; None for the
             other methods.
@@ -95,7 +99,7 @@ def choose_experts(
     captures: Path | None = None,
     given: GivenStates | None = None,
 ) -> ChosenExperts:
-    """Searches layers and strengths, and for FineSteer the residual; what was tried before is found in the runner's store.
+    """Searches layers and strengths, and for FineSteer the form of the experts; what was tried before is found in the runner's store.
 
     Args:
         queries: what the experts of some methods are fitted on too (`TAKE_QUERIES`).
@@ -114,11 +118,10 @@ def choose_experts(
 
 
 def experts_untried(given: GivenStates, options: FitOptions, layers: tuple[int, ...]) -> ChosenExperts:
-    """Fits without a model to try anything on: strength 1, and the larger residual, unless they are given."""
-    rank = RESIDUAL_RANKS[0] if options.residual_rank is None else options.residual_rank
+    """Fits without a model to try anything on: strength 1, and the mixture with the larger residual, unless they are given."""
     strength = UNTRIED_STRENGTH if options.strength is None else options.strength
     parts = pair_parts(given.pairs.groups, options.seed)
-    return _setting(FitRows(given.pairs, given.queries), options, parts, layers, rank, strength)
+    return _setting(FitRows(given.pairs, given.queries), options, parts, layers, forms(options)[0], strength)
 
 
 def _setting(
@@ -126,11 +129,11 @@ def _setting(
     options: FitOptions,
     parts: PairParts,
     layers: tuple[int, ...],
-    rank: int,
+    form: Form | None,
     strength: float,
 ) -> ChosenExperts:
     """A setting, fitted on all pairs but those that report."""
-    made = fit_experts(states, options, layers, rank, parts.fit, parts.report)
+    made = fit_experts(states, options, layers, form, parts.fit, parts.report)
     differences = states.pairs.differences_at(layers)
     if options.method not in ("finesteer", "ridge"):
         return ChosenExperts(layers, strength, made.experts, made.reads, None, parts.fit, differences[parts.fit])
@@ -157,7 +160,7 @@ class _Search:
         self._runner, self._pairs, self._options, self._states, self._report = runner, pairs, options, states, report
         self._parts = parts = pair_parts(states.pairs.groups, options.seed)
         unseen = np.concatenate([parts.choose, parts.report])
-        self._fitted = cache(lambda layers, rank: fit_experts(states, options, layers, rank, parts.train, unseen))
+        self._fitted = cache(lambda layers, form: fit_experts(states, options, layers, form, parts.train, unseen))
         self._trials = cache(lambda n: self._trials_on(parts.choose[:n]))
         most = len(parts.choose)
         self._rungs = sorted({min(n, most) for n in TRIAL_PAIRS})
@@ -168,25 +171,22 @@ class _Search:
     def run(self, layers: Sequence[tuple[int, ...]]) -> ChosenExperts:
         """Successive halving: all settings on few pairs, the best of them on more, and the best of these on more again."""
         o, few = self._options, self._rungs[0]
-        ranks = RESIDUAL_RANKS if o.residual_rank is None else (o.residual_rank,)
-        ranks = ranks if o.method == "finesteer" else ranks[:1]
-        # as many trials for each method: those without a residual try a strength more
+        first, *others = forms(o)
         strengths = STRENGTHS if o.strength is None else (o.strength,)
-        between: tuple[float, ...] = (
-            () if o.strength is not None else BETWEEN if len(ranks) > 1 else (*BETWEEN, ONE_MORE)
-        )
+        # as many trials for each method: those that have no other forms try more strengths
+        between: tuple[float, ...] = () if o.strength is not None else (*BETWEEN, *MORE[len(others) :])
         at_blocks = len(layers) + min(len(layers), STRONGER_AT) * len(strengths[1:])
         n_beside = BESIDE if len(layers) > 1 else 0
-        self._total = at_blocks + len(between) + n_beside + len(ranks) - 1 + sum(self._kept)
+        self._total = at_blocks + len(between) + n_beside + len(others) + sum(self._kept)
         self._report("search", 0, self._total)
-        found: list[tuple[Trial, int]] = []
+        found: list[tuple[Trial, Form | None]] = []
 
-        def try_all(settings: Sequence[tuple[Sequence[int], float, int]], n: int) -> list[tuple[Trial, int]]:
-            return list(zip(self._try(settings, n), [rank for _, _, rank in settings], strict=True))
+        def try_all(settings: Sequence[_Tried], n: int) -> list[tuple[Trial, Form | None]]:
+            return list(zip(self._try(settings, n), [form for _, _, form in settings], strict=True))
 
         left = list(layers)
         for i, strength in enumerate(strengths):
-            tried = try_all([(together, strength, ranks[0]) for together in left], few)
+            tried = try_all([(together, strength, first) for together in left], few)
             found += tried
             if i == 0:  # to save time, at the risk that a block which does little at λ = 1 does much at more
                 best_first = sorted(range(len(left)), key=lambda x: worth(tried[x][0]), reverse=True)
@@ -195,21 +195,21 @@ class _Search:
             # where it is too much, or enough, stronger costs more and gains nothing
             left = [x for x, (t, _) in zip(left, tried, strict=True) if t.within_budget and t.effect < 1]
         best = _best(found)[0]
-        found += try_all([(best.layers, factor * best.strength, ranks[0]) for factor in between], few)
+        found += try_all([(best.layers, factor * best.strength, first) for factor in between], few)
         best = _best(found)[0]
         if len(layers) > 1:
             beside = [at for at in blocks_beside(tuple(best.layers), self._runner.model.n_layer) if self._has(at)]
-            found += try_all([(at, best.strength, ranks[0]) for at in beside if at not in layers], few)
+            found += try_all([(at, best.strength, first) for at in beside if at not in layers], few)
             best = _best(found)[0]
-        found += try_all([(best.layers, best.strength, rank) for rank in ranks[1:]], few)
+        found += try_all([(best.layers, best.strength, form) for form in others], few)
         for n, kept in zip(self._rungs[1:], self._kept, strict=True):
             found = sorted(found, key=lambda f: worth(f[0]), reverse=True)[:kept]
             if len(found) > 1:
-                found = try_all([(t.layers, t.strength, rank) for t, rank in found], n)
+                found = try_all([(t.layers, t.strength, form) for t, form in found], n)
         self._report("search", self._total, self._total)
-        chosen, rank = _best(found)
-        how = _setting(self._states, o, self._parts, tuple(chosen.layers), rank, chosen.strength)
-        held_out, unsteered, answers = self._held_out(how)
+        chosen, form = _best(found)
+        how = _setting(self._states, o, self._parts, tuple(chosen.layers), form, chosen.strength)
+        held_out, unsteered, answers = self._held_out(how, form)
         trials = self._trials(chosen.pairs)
         return replace(
             how,
@@ -226,26 +226,26 @@ class _Search:
         pairs, queries = self._states.pairs, self._states.queries
         return all(x in pairs.differences and (queries is None or (x, "last") in queries.ir) for x in layers)
 
-    def _try(self, settings: Sequence[tuple[Sequence[int], float, int]], n: int) -> list[Trial]:
-        """Layers, strengths and ranks, on the first `n` pairs that choose."""
+    def _try(self, settings: Sequence[_Tried], n: int) -> list[Trial]:
+        """Layers, strengths and forms, on the first `n` pairs that choose."""
         if not settings:
             return []
         rows = self._parts.choose[:n]
         tried = [
-            self._setting(rows, layers, strength, self._fitted(tuple(layers), rank))
-            for layers, strength, rank in settings
+            self._setting(rows, layers, strength, self._fitted(tuple(layers), form), form)
+            for layers, strength, form in settings
         ]
         found = self._trials(n)(tried)
         self._found += found
         self._report("search", len(self._found), self._total)
         return found
 
-    def _held_out(self, how: ChosenExperts) -> tuple[Trial, float, list[HeldOutAnswer]]:
+    def _held_out(self, how: ChosenExperts, form: Form | None) -> tuple[Trial, float, list[HeldOutAnswer]]:
         """What was chosen, as it is shipped, on pairs that had no part in it; and no steering on these."""
         rows = self._parts.report[: TRIAL_PAIRS[-1]]
         trials = self._trials_on(rows)
         made = FittedExperts(how.experts, how.reads, how.mixture)
-        setting = self._setting(rows, how.layers, how.strength, made)
+        setting = self._setting(rows, how.layers, how.strength, made, form)
         (trial,) = trials([setting])
         answers = [
             HeldOutAnswer(self._pairs[i].query.text, *both)
@@ -253,9 +253,12 @@ class _Search:
         ]
         return trial, trials.unsteered, answers
 
-    def _setting(self, rows: Numbers, layers: Sequence[int], strength: float, made: FittedExperts) -> Setting:
-        k, residual = len(made.experts.prototypes), len(made.experts.residual) if made.mixture else 0
-        return Setting(layers, strength, made.vectors(self._states.pairs, rows), k, residual)
+    def _setting(
+        self, rows: Numbers, layers: Sequence[int], strength: float, made: FittedExperts, form: Form | None
+    ) -> Setting:
+        vectors = made.vectors(self._states.pairs, rows)
+        kind = None if form is None else form.kind
+        return Setting(layers, strength, vectors, len(made.experts.prototypes), len(made.experts.residual), kind)
 
     def _trials_on(self, rows: Numbers) -> Trials:
         some = [self._pairs[i] for i in rows]
@@ -263,7 +266,7 @@ class _Search:
         return Trials(self._runner, effect_of(self._pairs), some, requests, self._options.scope)
 
 
-def _best(found: Sequence[tuple[Trial, int]]) -> tuple[Trial, int]:
+def _best(found: Sequence[tuple[Trial, Form | None]]) -> tuple[Trial, Form | None]:
     return max(found, key=lambda f: worth(f[0]))
 
 

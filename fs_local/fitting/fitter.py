@@ -130,9 +130,8 @@ def _check_given(model: Shape, given: GivenStates, options: FitOptions) -> None:
     check(model, options, pairs=given.n_pairs, ir=given.queries.n_ir, general=given.n_general)
     candidates = given.steer_layers(options)
     if not needs_no_states(options) and (options.gate_layer is not None or len(candidates) == 1):
-        given.gate_layers(
-            model.n_layer, options, candidates[0][0]
-        )  # what the gate wants must be there before a search begins
+        # what the gate wants must be there before a search begins
+        given.gate_layers(model.n_layer, options, candidates[0][0])
 
 
 def _gate_given(model: Shape, given: GivenStates, options: FitOptions, steered: int, report: Progress) -> ChosenGate:
@@ -247,7 +246,8 @@ def _record(pack: Pack, how: ChosenExperts, when: ChosenGate, pairs: Sequence[Pa
             "layers": m.steer.layers,
             "strength": how.strength,
             "experts": len(m.experts),
-            "residual": len(pack.experts.residual) if how.mixture else 0,
+            "residual": len(pack.experts.residual),
+            "form": how.held_out.form if how.held_out else None,
         },
         "answers": [asdict(a) for a in how.answers],
         "experts": [e.model_dump() for e in m.experts],

@@ -195,20 +195,21 @@ def _one_class(
 
 
 def _condition(states: QueryStates, layers: Sequence[int], options: FitOptions) -> ChosenGate:
-    """CAST's condition on the mean over the prompt (where it was read), at the block of the best F1."""
-    reading: Reading = "mean" if all((layer, "mean") in states.ir for layer in layers) else "last"
-    at = {layer: (states.ir[layer, reading], states.general[layer, reading]) for layer in layers}
-    fitted = {layer: CosineCondition().fit(*at[layer]) for layer in layers}
-    layer = max(fitted, key=lambda x: fitted[x].f1_)
-    gate = fitted[layer].gate_
+    """CAST's condition, at the block and the reading of the best F1: its code reads the mean over the whole prompt, or its last position,
+    whichever its user sets."""
+    whole: tuple[Reading, ...] = ("mean",) if all((layer, "mean") in states.ir for layer in layers) else ()
+    readings = (*states.readings_at(layers), *whole)
+    places: list[Place] = [(layer, reading) for layer in layers for reading in readings]
+    fitted = {place: CosineCondition().fit(states.ir[place], states.general[place]) for place in places}
+    place = max(fitted, key=lambda x: fitted[x].f1_)
+    at = states.ir[place], states.general[place]
+    gate = fitted[place].gate_
     edge = np.float32(gate.edge)
-    ir, general = (
-        x + edge for x in _beyond_threshold(*at[layer], states.ir_groups, states.general_groups, options.seed)
-    )
+    ir, general = (x + edge for x in _beyond_threshold(*at, states.ir_groups, states.general_groups, options.seed))
     return ChosenGate(
         gate,
-        [layer],
-        (reading,),
+        [place[0]],
+        (place[1],),
         ir_score=ir,
         general_score=general,
         open_ir=_share(ir > edge),

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fs_local.arrays import F32
+from fs_local.choices import ExpertForm
 from fs_local.errors import FitError
 from fs_local.fitting.options import FitOptions
 from fs_local.fitting.states import PairStates, QueryStates
@@ -28,6 +29,7 @@ from fs_local.method.rivals import (
 TAKE_QUERIES = ("alphasteer", "adasteer", "dsas")
 """Methods whose experts are fitted on states of IR and general queries too."""
 DIRECTIONS: dict[str, Callable[[int], MeanDifference | PrincipalDirection | RandomDirection]] = {
+    "finesteer": lambda _: MeanDifference(),
     "caa": lambda _: MeanDifference(),
     "repe": lambda _: PrincipalDirection(),
     "random": RandomDirection,
@@ -37,6 +39,7 @@ DIRECTIONS: dict[str, Callable[[int], MeanDifference | PrincipalDirection | Rand
 }
 """The estimator of the methods that have one vector a block, made with a seed: a new one of that kind needs its line here, and its name in
 `fs_local.choices`."""
+RESIDUAL_RANKS = (8, 0)
 Layers = tuple[int, ...]
 
 
@@ -56,6 +59,25 @@ class FitRows:
 
 
 @dataclass(frozen=True)
+class Form:
+    """What FineSteer's experts are; rank: of the mixture's residual."""
+
+    kind: ExpertForm
+    rank: int = 0
+
+
+def forms(options: FitOptions) -> tuple[Form | None, ...]:
+    """What a fit may choose among, the mixture first; None stands for what another method makes. A residual or a K that is given wants the
+    mixture."""
+    if options.method != "finesteer":
+        return (None,)
+    if options.residual_rank is not None:
+        return (Form("mixture", options.residual_rank),)
+    mixtures = tuple(Form("mixture", rank) for rank in RESIDUAL_RANKS)
+    return mixtures if options.n_experts != FitOptions.n_experts else (*mixtures, Form("ridge"), Form("mean"))
+
+
+@dataclass(frozen=True)
 class FittedExperts:
     """Experts, the blocks whose states they take, and FineSteer's estimator for its own."""
 
@@ -69,12 +91,17 @@ class FittedExperts:
 
 
 def fit_experts(
-    states: FitRows, options: FitOptions, layers: Layers, rank: int, rows: Numbers, without: Numbers | None = None
+    states: FitRows,
+    options: FitOptions,
+    layers: Layers,
+    form: Form | None,
+    rows: Numbers,
+    without: Numbers | None = None,
 ) -> FittedExperts:
     """The method's experts at some layers together.
 
     Args:
-        rank: of FineSteer's residual.
+        form: of FineSteer's experts; None for the other methods.
         rows: of the pairs, to fit on.
         without: rows of pairs whose queries and their near twins are not to be among the IR queries.
 
@@ -82,11 +109,11 @@ def fit_experts(
         FitError: what the method can't be fitted on.
     """
     pairs, d = states.pairs, next(iter(states.pairs.queries.values())).shape[1]
-    if options.method == "finesteer":
-        mixture = MixtureOfSteeringExperts(options.n_experts, rank, seed=options.seed)
+    if form is not None and form.kind == "mixture":
+        mixture = MixtureOfSteeringExperts(options.n_experts, form.rank, seed=options.seed)
         mixture.fit(pairs.read(layers[:1], rows), pairs.differences_at(layers)[rows], pairs.groups[rows])
         return FittedExperts(mixture.experts_, layers[:1], mixture)
-    if options.method == "ridge":
+    if options.method == "ridge" or (form is not None and form.kind == "ridge"):
         fitted = RidgeMap().fit(pairs.read(layers[:1], rows), pairs.differences_at(layers)[rows])
         return FittedExperts(fitted.experts_, layers[:1])
     if options.method == "adasteer":

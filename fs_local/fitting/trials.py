@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from fs_local.arrays import F32
 from fs_local.capture import Request, query_request
-from fs_local.choices import Scope
+from fs_local.choices import ExpertForm, Scope
 from fs_local.evaluation.fluency import repeated_share
 from fs_local.evaluation.runner import Answer, KeptDecision, Runner
 from fs_local.evaluation.suites import mc2
@@ -41,13 +41,14 @@ def effect_of(pairs: Sequence[Pair]) -> EffectKind:
 
 @dataclass(frozen=True, eq=False)
 class Setting:
-    """What is tried: λ after some blocks, with each pair's own steering vector, float32, (pairs, layers × d); K and rank for the record."""
+    """What is tried: λ after some blocks, with each pair's own steering vector, float32, (pairs, layers × d); K, rank and form for the record."""
 
     layers: Sequence[int]
     strength: float
     vectors: F32
     experts: int
     residual: int
+    form: ExpertForm | None = None
 
     def decisions(self) -> list[KeptDecision]:
         """One a pair, open."""
@@ -105,6 +106,7 @@ class Trials:
             strength=setting.strength,
             experts=setting.experts,
             residual=setting.residual,
+            form=setting.form,
             effect=float(np.mean(effects)),
             repeated=repeated,
             perplexity_ratio=ratio,

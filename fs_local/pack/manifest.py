@@ -7,7 +7,7 @@ from typing import Annotated, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from fs_local.choices import FitMethod, Scope
+from fs_local.choices import ExpertForm, FitMethod, Scope
 from fs_local.method.folded import Gate, GateKind
 from fs_local.method.readings import Reading
 
@@ -109,7 +109,8 @@ class Trial(_Strict):
 
     Attributes:
         pairs: how many.
-        layers: steered blocks. strength: λ. experts: K. residual: rank of the residual.
+        layers: steered blocks. strength: λ. experts: K. residual: rank of the residual, or of a map.
+        form: what FineSteer's experts were; None for the other methods.
         effect: share of the effect, as `Figures.effect_kind` says.
         repeated: share of repeated words in generated answers.
         perplexity_ratio: perplexity of generated answers under the unsteered model, over that of unsteered answers.
@@ -120,6 +121,7 @@ class Trial(_Strict):
     strength: float
     experts: Annotated[int, Field(ge=1)]
     residual: Annotated[int, Field(ge=0)]
+    form: ExpertForm | None = None
     effect: Share
     repeated: float
     perplexity_ratio: float

@@ -13,6 +13,7 @@ from jinja2 import Environment
 from markupsafe import Markup  # jinja2's own dependency
 
 from fs_local.files import replace_file
+from fs_local.pack_summary import experts
 from fs_local.report.charts import COLOURS, Chart, Scale, linear, logarithmic, swatch
 from fs_local.report.leads import leads
 from fs_local.report.numbers import blocks, finite, is_finite, number, percent, plain, real, whole
@@ -43,6 +44,7 @@ def _render(fitted: _View | None, evaluations: Sequence[_View], scaling: _View |
     for text in (number, percent, plain, blocks, is_finite):
         environment.filters[text.__name__] = text
     environment.globals["swatch"] = swatch
+    environment.filters["form"] = _form
     source = importlib.resources.files("fs_local").joinpath("report", "template.html").read_text(encoding="utf-8")
     return environment.from_string(source).render(
         fitted=fitted and {**fitted, **_fit_parts(fitted)},
@@ -201,8 +203,7 @@ def _steering_sweep(fitted: _View) -> _View:
         for s, t in line:
             within, here = bool(t.get("within_budget")), all(t.get(k) == v for k, v in chosen.items())
             about = (
-                f"layer {blocks(layers)}, λ {number(s)}: {text(t['effect'])}; {t.get('experts')} experts, residual rank "
-                f"{t.get('residual')}, repeated words {percent(t.get('repeated'))}, perplexity × "
+                f"layer {blocks(layers)}, λ {number(s)}: {text(t['effect'])}; {_form(t)}, repeated words {percent(t.get('repeated'))}, perplexity × "
                 f"{number(t.get('perplexity_ratio'))}{'' if within else ', over the fluency budget'}"
             )
             chart.mark(i, s, t["effect"], about, 7 if here else 4.5, "" if within else "hollow")
@@ -219,6 +220,10 @@ def _steering_sweep(fitted: _View) -> _View:
         "curve_legend": [f"layer {blocks(r)}" for r in rows],
         "effect": what,
     }
+
+
+def _form(trial: _View) -> str:
+    return experts(trial["experts"], trial["residual"], trial.get("form"))
 
 
 def _scatter(points: Sequence[_View]) -> Markup | None:

@@ -191,7 +191,7 @@ class Fits:
             child.terminate()
             try:
                 await asyncio.wait_for(child.wait(), _PATIENCE)
-            except asyncio.TimeoutError:
+            except TimeoutError:
                 child.kill()
                 await child.wait()
 

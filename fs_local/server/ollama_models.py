@@ -105,4 +105,4 @@ def _details(engine: EngineLike) -> dict[str, Any]:
 
 
 def _modified(backend: Backend) -> str:
-    return datetime.datetime.fromtimestamp(backend.created, datetime.timezone.utc).isoformat().replace("+00:00", "Z")
+    return datetime.datetime.fromtimestamp(backend.created, datetime.UTC).isoformat().replace("+00:00", "Z")

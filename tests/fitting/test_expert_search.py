@@ -1,4 +1,4 @@
-"""Which block, strength and residual a fit chooses."""
+"""Which block, strength and form of experts a fit chooses."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ import pytest
 
 from fs_local.fitting import Examples, FitOptions, fit
 from fs_local.fitting.expert_search import BESIDE
+from fs_local.fitting.methods import forms
 from fs_local.fitting.states import blocks_beside, searched_blocks, steer_layers
 from fs_local.fitting.trials import Setting, Trials
 from fs_local.pack.manifest import Trial
+from fs_local.pack_summary import summary_rows
 from fs_local.runtime.model import Model
 from tests.tiny_model import N_LAYER
 
@@ -52,6 +54,26 @@ def test_a_large_strength_is_found_where_small_ones_do_little(chosen: Callable[[
     tried = chosen(lambda s: min(s.strength, 6.0) / 10)
     assert tried[-1].strength == 6.0
     assert {t.strength for t in tried} >= {1.0, 2.0, 4.0}
+
+
+@pytest.mark.parametrize("form", ["mixture", "ridge", "mean"])
+def test_the_form_that_does_best_is_kept(form: str, chosen: Callable[[Effect], list[Trial]]) -> None:
+    tried = chosen(lambda s: 0.6 if s.form == form else 0.3)
+    assert tried[-1].form == form
+    assert {t.form for t in tried} == {"mixture", "ridge", "mean"}
+
+
+def test_a_form_steers_as_it_was_tried(tiny: Model, few_examples: Examples, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is shipped is one vector where that did best: the mean difference of the pairs that do not report."""
+    monkeypatch.setattr("fs_local.fitting.expert_search.worth", lambda t: (True, float(t.form == "mean"), t.pairs))
+    fitted = fit(tiny, Examples(few_examples.pairs[:20]), FitOptions(background=False, gate="open", layers=(3,)))
+    assert (len(fitted.pack.experts.prototypes), len(fitted.pack.experts.residual)) == (1, 0)
+    assert "one vector" in dict(summary_rows(fitted.pack, 0))["experts"]
+
+
+@pytest.mark.parametrize("given", [{"residual_rank": 2}, {"n_experts": (2, 2)}])
+def test_who_wants_a_mixture_gets_one(given: dict[str, Any]) -> None:
+    assert {form and form.kind for form in forms(FitOptions(**given))} == {"mixture"}
 
 
 def test_blocks_beside_can_be_steered_too(tiny: Model) -> None:

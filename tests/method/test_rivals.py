@@ -79,6 +79,14 @@ def test_cast_tells_two_kinds_apart(swapped: bool) -> None:
     assert set(np.unique(fitted.gate_.opening(np.concatenate([ir, general])))) <= {0.0, 1.0}
 
 
+def test_cast_is_not_lost_where_prompts_differ_most_in_something_else() -> None:
+    """States of both kinds lie far along a line that says nothing (as the lengths of prompts do), and no less near to it."""
+    rng = np.random.default_rng(0)
+    along = [np.outer(20 * rng.standard_normal(n), unit(3)) for n in (60, 80)]
+    ir, general = around(9 * unit(0), 60, 1) + along[0], around(0 * unit(0), 80, 2) + along[1]
+    assert CosineCondition().fit(ir.astype(np.float32), general.astype(np.float32)).f1_ > 0.9
+
+
 def test_alphasteer_leaves_the_null_space_and_maps_ir_queries_to_the_direction() -> None:
     """General states span 8 dimensions; IR states have one more of their own. Then Δ is known: 0 there, r here."""
     rng = np.random.default_rng(0)

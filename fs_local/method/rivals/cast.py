@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
+from numpy.typing import NDArray
 from sklearn.base import BaseEstimator
 
-from fs_local.arrays import F32
+from fs_local.arrays import F32, F64
 from fs_local.method.folded import Gate, cosine_to_condition
 from fs_local.method.rivals.rows_given import checked, first_direction, shifted
 from fs_local.method.rows import Rows
@@ -18,10 +21,10 @@ _THRESHOLDS = 400
 class CosineCondition(BaseEstimator):  # type: ignore[misc]
     """CAST: a behaviour vector, added where a state is similar enough to a condition vector c (arXiv 2409.05907, section 3).
 
-    `sim = cos(h, tanh((c cᵀ / c·c) h))`, of the mean over the prompt's positions (`mean`, the default of its code,
-    github.com/IBM/activation-steering, leash_layer.py) or of its last one: whichever reading the fitted states are of. c is the first principal direction of IR and
-    general states, each class centred around the middle between their means; θ and the side on which it is met are those of the
-    best F1.
+    `sim = cos(h, tanh((c cᵀ / c·c) h))`. Two vectors are tried: the first principal direction of contrasting pairs, each centred around
+    its own middle, as its code does (`pca_pairwise` of github.com/IBM/activation-steering), every IR with every general query being a
+    pair; and the difference of their means. The first alone may tell long prompts from short ones, where these differ the most. Which of
+    them, θ, and the side on which the condition is met are those of the best F1.
 
     Attributes after `fit`: gate_ (`cosine_above` or `cosine_below`); f1_, on the queries it was fitted on.
     """
@@ -33,20 +36,19 @@ class CosineCondition(BaseEstimator):  # type: ignore[misc]
             FitError: no queries of either kind, or values that are not finite.
         """
         a, b = checked("IR states", ir), checked("general states", general)
-        middle = (mean(a) + mean(b)) / 2
-        # both weigh the same
-        centred = [shifted(x, middle, 1 / np.sqrt(len(x))) for x in (a, b)]
-        condition = first_direction(Rows.stacked(*centred)).astype(np.float32)
-        similarity = Rows.stacked(a, b).each(lambda chunk: cosine_to_condition(chunk, condition)).astype(np.float64)
+        difference = mean(a) - mean(b)
+        # the mean of (a − b)(a − b)ᵀ over all pairs is the sum of both covariances and of the means' difference by itself
+        pairs = Rows.stacked(
+            *(shifted(x, mean(x), 1 / np.sqrt(len(x))) for x in (a, b)), Rows.of(difference[None].astype(np.float32))
+        )
+        both = Rows.stacked(a, b)
         labels = np.concatenate([np.ones(len(a), dtype=bool), np.zeros(len(b), dtype=bool)])
-        best = (-1.0, 0.0, True)
-        for threshold in np.quantile(similarity, np.linspace(0, 1, min(_THRESHOLDS, len(similarity)))):
-            for above in (True, False):
-                met = similarity > threshold if above else similarity < threshold
-                f1 = 2 * float((met & labels).sum()) / float(met.sum() + labels.sum())
-                if f1 > best[0]:
-                    best = (f1, float(threshold), above)
-        self.f1_, threshold, above = best
+        best = (-1.0, 0.0, True, np.zeros(a.width, dtype=np.float32))
+        for direction in (first_direction(pairs), difference):
+            condition = direction.astype(np.float32)
+            similarity = both.each(partial(cosine_to_condition, condition=condition)).astype(np.float64)
+            best = max(best, (*_best_threshold(similarity, labels), condition), key=lambda x: x[0])
+        self.f1_, threshold, above, condition = best
         self.gate_ = Gate(
             kind="cosine_above" if above else "cosine_below",
             mean=np.zeros(a.width, dtype=np.float32),
@@ -58,3 +60,15 @@ class CosineCondition(BaseEstimator):  # type: ignore[misc]
             decay=1.0,
         )
         return self
+
+
+def _best_threshold(similarity: F64, labels: NDArray[np.bool_]) -> tuple[float, float, bool]:
+    """F1, θ, and whether what lies above θ is meant, of the best. Both (n,)."""
+    best = (-1.0, 0.0, True)
+    for threshold in np.quantile(similarity, np.linspace(0, 1, min(_THRESHOLDS, len(similarity)))):
+        for above in (True, False):
+            met = similarity > threshold if above else similarity < threshold
+            f1 = 2 * float((met & labels).sum()) / float(met.sum() + labels.sum())
+            if f1 > best[0]:
+                best = (f1, float(threshold), above)
+    return best

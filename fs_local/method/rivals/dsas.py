@@ -24,17 +24,17 @@ _FOLDS = 5
 class LogisticStrength(BaseEstimator):  # type: ignore[misc]
     """DSAS: `h′ = h + λ σ(w·(h − μ) + b) v`, a logistic regression for each steered block before the vector of any method.
 
-    After arXiv 2512.03661 (five components and 0.75 as its reviews at openreview.net quote them): for each block, source states (the mean over a text's tokens, here one reading of an IR query)
-    against control states, on their first principal components, which are folded into w; a block whose classifier is right for
-    less than 0.75 of them is not steered. Five components are enough where control texts are of one kind; of many kinds, the first five
-    tell these from each other, so here the number is chosen, by the same cross-fitted accuracy. There the strength is each token's own; a pack has one decision a query, so here it
-    is the query's, for all of its tokens.
+    After arXiv 2512.03661 (five components and 0.75 as its reviews at openreview.net quote them): for each block, source states (the mean
+    over a text's tokens, here one reading of an IR query) against control states, on their first principal components, which are folded
+    into w; a block whose classifier is right for less than 0.75 of them is not steered. Of control texts of many kinds, the first five
+    components may tell these from each other, so here the number is chosen, by the same cross-fitted accuracy. There the strength is each
+    token's own; a pack has one decision a query, so here it is the query's, for all of its tokens.
 
     `σ(x) v` is a mixture of two experts, v and nothing, with logits x and 0: it is exact as a pack. A pack decides from the
     state after one block, so a strength a block is a pack a block, used together.
 
     Args:
-        components: numbers of principal components to choose from, ascending. least_accuracy: balanced, below which nothing is steered.
+        components: numbers of principal components to choose from. least_accuracy: balanced, below which nothing is steered.
 
     Attributes after `fit`: gate_, always open; experts_; components_; accuracy_, cross-fitted and balanced; weights_, w (d,);
         intercept_, b.
