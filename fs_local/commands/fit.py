@@ -84,8 +84,13 @@ def fit(
     no_background: NoBackground = False,
     open_wraps: OpenWraps = False,
     strength: Annotated[str, typer.Option(help="λ: a number, or auto.")] = "auto",
-    experts: Annotated[str, typer.Option(help="K: a number, or auto.")] = "auto",
-    residual: Annotated[str, typer.Option(help="Rank of the residual: a number (0: none), or auto.")] = "auto",
+    experts: Annotated[str, typer.Option(help="K of the mixture: a number, or auto.")] = "auto",
+    residual: Annotated[
+        str,
+        typer.Option(
+            help="Rank of the mixture's residual: a number (0: none), or auto, which also tries a ridge map and one vector in its place."
+        ),
+    ] = "auto",
     scope: Annotated[
         Scope,
         typer.Option(
