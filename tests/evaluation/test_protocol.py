@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -132,6 +133,21 @@ def test_a_good_one_has_absolute_paths(folder: Path) -> None:
     assert [repr(p.query) for p in examples.pairs] == [repr(q) for q in examples.ir]  # one of each that is kept
     assert some_examples(task, 11, 0) == examples
     assert some_examples(task, 11, 1) != examples
+
+
+SHIPPED = Path(code_module.__file__).parent / "protocols"
+
+
+@pytest.mark.parametrize("name", sorted(path.name for path in SHIPPED.glob("*.toml")))
+def test_those_that_are_shipped_are_good(name: str, tmp_path: Path) -> None:
+    text = (SHIPPED / name).read_text()
+    for file in re.findall(r'"\.\./(\S+\.jsonl)"', text):
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / file).touch()
+    (tmp_path / "protocols").mkdir()
+    protocol = read_protocol(written(tmp_path / "protocols", text))
+    used = {method for task in protocol.tasks.values() for method in task.methods or protocol.methods}
+    assert used == set(protocol.methods)
 
 
 def test_lines_of_fields_that_are_not_there_are_those_of_their_table() -> None:
