@@ -112,7 +112,8 @@ class Trial(_Strict):
         layers: steered blocks. strength: λ. experts: K. residual: rank of the residual, or of a map.
         form: what FineSteer's experts were; None for the other methods.
         effect: share of the effect, as `Figures.effect_kind` says.
-        repeated: share of repeated words in generated answers.
+        repeated: share of repeated words in generated answers. distinct_bigrams: share of their pairs of neighbouring words that are
+            distinct; None in older packs.
         perplexity_ratio: perplexity of generated answers under the unsteered model, over that of unsteered answers.
     """
 
@@ -124,6 +125,7 @@ class Trial(_Strict):
     form: ExpertForm | None = None
     effect: Share
     repeated: float
+    distinct_bigrams: float | None = None
     perplexity_ratio: float
     within_budget: bool
 

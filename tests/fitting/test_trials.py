@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from fs_local.capture import query_request
-from fs_local.evaluation.runner import Runner
+from fs_local.evaluation.runner import Answer, KeptDecision, Runner
 from fs_local.examples import Pair, Query
 from fs_local.fitting.trials import Setting, Trials, effect_of, worth
 from fs_local.pack.manifest import Trial
@@ -48,6 +48,24 @@ def test_settings_together_are_tried_as_each_alone(tiny: Model) -> None:
         assert one.perplexity_ratio == pytest.approx(other.perplexity_ratio, rel=2e-3)
         assert (one.repeated, one.layers, one.strength) == (other.repeated, other.layers, other.strength)
     assert len({t.perplexity_ratio for t in together}) == 3
+
+
+@pytest.mark.parametrize(
+    ("text", "within"), [("a b a c b d a d", True), ("a b a b a b c d", False), ("a a a a", False)]
+)
+def test_a_loop_of_phrases_is_over_the_budget(
+    text: str, within: bool, tiny: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the same words, and as probable: the second repeats its bigrams."""
+    pairs = [Pair(Query.of("What is good?"), ("Tea.",), ("Coffee.",))]
+
+    def answers(self: Runner, requests: object, decided: list[KeptDecision], *_: object) -> list[Answer]:
+        return [Answer(text if d.additions else "a b a c b d a d", (1,) * 8, -1.0) for d in decided]
+
+    monkeypatch.setattr(Runner, "answers", answers)
+    trials = Trials(Runner(tiny), "mc2", pairs, [query_request(tiny, pairs[0].query, ["Tea.", "Coffee."])], "all")
+    (found,) = trials([Setting([3], 1.0, np.ones((1, tiny.width), dtype=np.float32), 2, 0)])
+    assert found.within_budget is within
 
 
 def test_long_answers_are_compared_by_the_token(tiny: Model) -> None:
