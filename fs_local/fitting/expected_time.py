@@ -13,6 +13,7 @@ from fs_local.capture import query_request, tokens_left
 from fs_local.fitting.expert_search import BESIDE, BETWEEN, FINALISTS, MORE, STRENGTHS, STRONGER_AT
 from fs_local.fitting.fit_gate import queries_for
 from fs_local.fitting.gate_search import needs_no_states
+from fs_local.fitting.methods import forms
 from fs_local.fitting.options import Examples, FitOptions
 from fs_local.fitting.states import query_places, searched_blocks, steer_layers
 from fs_local.fitting.trials import ANSWER_TOKENS, TRIAL_PAIRS, effect_of
@@ -77,9 +78,10 @@ def plan_fit(model: Model, examples: Examples, options: FitOptions, captures: Pa
         each += float(np.mean([len(r.prompt) + sum(map(len, r.answers)) for r in requests]))
     searched = options.strength is None
     stronger = _TRIED_STRENGTHS * (len(STRENGTHS) - 1) * min(len(steer), STRONGER_AT)
-    settings = len(steer) + BESIDE * (len(steer) > 1) + (stronger + len(BETWEEN) + len(MORE)) * searched
+    others = len(forms(options)) - 1
+    settings = len(steer) + BESIDE * (len(steer) > 1) + (stronger + len(BETWEEN) + len(MORE[others:])) * searched
     # then what was chosen on pairs that report, and no steering on these and on those that chose
-    kept, fewest = [settings, FINALISTS[0], FINALISTS[1] + 3], len(examples.pairs) // 5
+    kept, fewest = [settings, FINALISTS[0] + others, FINALISTS[1] + 3], len(examples.pairs) // 5
     tried = sum(n * min(most, fewest) for n, most in zip(kept, TRIAL_PAIRS, strict=True))
     return Plan(a_token * read, a_token * pairs, a_token * each * tried, gate)
 

@@ -200,12 +200,15 @@ class _Search:
         if len(layers) > 1:
             beside = [at for at in blocks_beside(tuple(best.layers), self._runner.model.n_layer) if self._has(at)]
             found += try_all([(at, best.strength, first) for at in beside if at not in layers], few)
-            best = _best(found)[0]
-        found += try_all([(best.layers, best.strength, form) for form in others], few)
-        for n, kept in zip(self._rungs[1:], self._kept, strict=True):
+        # on few pairs that all settings do well on, other forms would crowd out other strengths
+        tries_forms = self._rungs[min(1, len(self._rungs) - 1)]
+        for n, kept in zip(self._rungs, (len(found), *self._kept), strict=True):
             found = sorted(found, key=lambda f: worth(f[0]), reverse=True)[:kept]
-            if len(found) > 1:
+            more = others if n == tries_forms else []
+            if n > few and len(found) + len(more) > 1:
                 found = try_all([(t.layers, t.strength, form) for t, form in found], n)
+            best = _best(found)[0]
+            found += try_all([(best.layers, best.strength, form) for form in more], n)
         self._report("search", self._total, self._total)
         chosen, form = _best(found)
         how = _setting(self._states, o, self._parts, tuple(chosen.layers), form, chosen.strength)

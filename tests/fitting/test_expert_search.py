@@ -30,7 +30,7 @@ def chosen(tiny: Model, few_examples: Examples, monkeypatch: pytest.MonkeyPatch)
         def tried(self: Trials, settings: Sequence[Setting]) -> list[Trial]:
             found = told(self, settings)
             update: list[dict[str, Any]] = [
-                {"effect": effect(s), "within_budget": True, "perplexity_ratio": 1.0} for s in settings
+                {"effect": effect(s), "within_budget": True, "perplexity_ratio": 1 + s.strength / 100} for s in settings
             ]
             return [t.model_copy(update=u) for t, u in zip(found, update, strict=True)]
 
@@ -69,6 +69,15 @@ def test_a_form_steers_as_it_was_tried(tiny: Model, few_examples: Examples, monk
     fitted = fit(tiny, Examples(few_examples.pairs[:20]), FitOptions(background=False, gate="open", layers=(3,)))
     assert (len(fitted.pack.experts.prototypes), len(fitted.pack.experts.residual)) == (1, 0)
     assert "one vector" in dict(summary_rows(fitted.pack, 0))["experts"]
+
+
+def test_forms_do_not_crowd_out_strengths(
+    chosen: Callable[[Effect], list[Trial]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On the fewest pairs all settings do well, the weakest of them most fluently; on more, only stronger ones do."""
+    monkeypatch.setattr("fs_local.fitting.expert_search.TRIAL_PAIRS", (2, 3, 4))
+    tried = chosen(lambda s: 1.0 if len(s.vectors) == 2 or s.strength > 0.5 else 0.5)
+    assert tried[-1].strength > 0.5
 
 
 @pytest.mark.parametrize("given", [{"residual_rank": 2}, {"n_experts": (2, 2)}])
