@@ -22,7 +22,8 @@ def decision_line(decision: Decision) -> str:
     """One decision in a line, in rich markup."""
     state = f"[yellow]open {decision.opening:.2f}[/]" if decision.is_open else "[green]closed[/]"
     top = max(range(len(decision.weights)), key=lambda k: float(decision.weights[k]))
-    expert = f" · expert {top + 1} at {decision.weights[top]:.0%}" if decision.is_open else ""
+    is_mixed = decision.is_open and len(decision.weights) > 1
+    expert = f" · expert {top + 1} at {decision.weights[top]:.0%}" if is_mixed else ""
     return f"[dim]{escape(decision.pack)}: {state} · energy ratio {decision.energy_ratio:.2f}{expert}[/]"
 
 

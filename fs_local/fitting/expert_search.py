@@ -66,8 +66,8 @@ class ChosenExperts:
     Attributes:
         reads: blocks whose states the experts take. mixture: FineSteer's estimator; None for all else.
         differences: δ of the pairs that were fitted on at the steered layers, (n, layers × d). train: their rows among the pairs.
-        error, constant_error: `mean ‖v(h) − δ‖²` of the experts and of their constant mean vector, on pairs that report; None for the
-            other methods.
+        error, constant_error: `mean ‖v(h) − δ‖²` of the experts and of their constant mean vector, on pairs that report; None for one
+            vector and the other methods.
         effect_kind, unsteered_effect, trials: None and empty where nothing was tried; without steering, on the pairs of the last trials.
         held_out, unsteered_held_out: the chosen setting and no steering, on pairs that report; what was tried, and so what was chosen,
             does not depend on these. answers: to some of their queries, with it and without.
@@ -135,7 +135,7 @@ def _setting(
     """A setting, fitted on all pairs but those that report."""
     made = fit_experts(states, options, layers, form, parts.fit, parts.report)
     differences = states.pairs.differences_at(layers)
-    if options.method not in ("finesteer", "ridge"):
+    if options.method not in ("finesteer", "ridge") or form == Form("mean"):
         return ChosenExperts(layers, strength, made.experts, made.reads, None, parts.fit, differences[parts.fit])
     train = parts.fit if made.mixture is None else parts.fit[made.mixture.train_]
     queries = Rows.of(states.pairs.read(made.reads, parts.report))

@@ -57,7 +57,7 @@ def read_examples(
 
 
 def at_random(rows: Sequence[_Row], most: int | None, seed: int) -> list[_Row]:
-    """At most so many rows, in their order."""
+    """At most so many rows, in their order; all where None."""
     return [rows[i] for i in np.sort(np.random.default_rng(seed).permutation(len(rows))[:most])]
 
 

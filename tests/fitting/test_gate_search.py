@@ -132,16 +132,20 @@ def test_a_larger_budget_opens_for_more() -> None:
     assert small.open_ir < large.open_ir
 
 
-def test_cast_reads_the_mean_over_the_prompt_at_the_block_of_the_best_f1() -> None:
-    found = states({4: 0.0, 6: 5.0}, readings=(*READINGS, "mean"))
+@pytest.mark.parametrize("reading", [*READINGS, "mean"])
+def test_cast_takes_the_block_and_the_reading_of_the_best_f1(reading: Reading) -> None:
+    noise, telling = states({4: 0.0, 6: 0.0}, (*READINGS, "mean")), states({6: 5.0}, (reading,))
+    found = replace(noise, ir={**noise.ir, **telling.ir}, general={**noise.general, **telling.general})
     when = chosen(found, (4, 6), method="cast")
-    assert (when.layers, when.readings) == ([6], ("mean",))
+    assert (when.layers, when.readings) == ([6], (reading,))
     assert when.gate.kind.startswith("cosine")
     assert when.open_ir is not None
     assert when.open_ir > 0.8
-    noise = chosen(states({4: 0.0}), (4,), method="cast")
-    assert noise.readings == ("last",)  # of states from elsewhere that have no mean
-    assert noise.auroc == pytest.approx(0.5, abs=0.1)  # of queries that the condition was not fitted on
+
+
+def test_what_cast_is_judged_by_was_not_fitted_on() -> None:
+    """Of states from elsewhere, which have no mean over the prompt."""
+    assert chosen(states({4: 0.0}), (4,), method="cast").auroc == pytest.approx(0.5, abs=0.1)
 
 
 def test_where_wraps_hide_what_is_in_them_the_gate_leaves_them_alone() -> None:
