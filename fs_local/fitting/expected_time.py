@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from fs_local.capture import query_request, tokens_left
-from fs_local.fitting.expert_search import BESIDE, BETWEEN, FINALISTS, MORE, STRENGTHS, STRONGER_AT
+from fs_local.fitting.expert_search import BESIDE, BETWEEN, FINALISTS, FORM_STRENGTHS, MORE, STRENGTHS, STRONGER_AT
 from fs_local.fitting.fit_gate import queries_for
 from fs_local.fitting.gate_search import needs_no_states
 from fs_local.fitting.methods import forms
@@ -77,11 +77,14 @@ def plan_fit(model: Model, examples: Examples, options: FitOptions, captures: Pa
     if effect_of(examples.pairs) != "refusal":
         each += float(np.mean([len(r.prompt) + sum(map(len, r.answers)) for r in requests]))
     searched = options.strength is None
-    stronger = _TRIED_STRENGTHS * (len(STRENGTHS) - 1) * min(len(steer), STRONGER_AT)
     others = len(forms(options)) - 1
-    settings = len(steer) + BESIDE * (len(steer) > 1) + (stronger + len(BETWEEN) + len(MORE[others:])) * searched
+    at_blocks = min(len(steer), STRONGER_AT) if others else len(steer)
+    stronger = _TRIED_STRENGTHS * (len(STRENGTHS) - 1) * at_blocks
+    between = len(BETWEEN) + (0 if others else len(MORE))
+    settings = len(steer) + BESIDE * (len(steer) > 1) + (stronger + between) * searched
+    of_forms = others * (1 + _TRIED_STRENGTHS * (len(FORM_STRENGTHS) - 1) * searched)
     # then what was chosen on pairs that report, and no steering on these and on those that chose
-    kept, fewest = [settings, FINALISTS[0] + others, FINALISTS[1] + 3], len(examples.pairs) // 5
+    kept, fewest = [settings, FINALISTS[0] + of_forms, FINALISTS[1] + 3], len(examples.pairs) // 5
     tried = sum(n * min(most, fewest) for n, most in zip(kept, TRIAL_PAIRS, strict=True))
     return Plan(a_token * read, a_token * pairs, a_token * each * tried, gate)
 

@@ -33,12 +33,15 @@ UNTRIED_STRENGTH = 1.0
 STRENGTHS = (1.0, 2.0, 4.0)
 BETWEEN = (0.5, 0.75, 1.5)
 """Times the best of these strengths: tried at its layers afterwards."""
-MORE = (1.25, 0.6, 1.75)
-"""The same, for methods that have no other forms to try."""
+MORE = (1.25, 0.6, 1.75, 0.875, 1.125)
+"""The same, for methods that have no other forms to try, which so have as many trials."""
+FORM_STRENGTHS = (1.0, 1.25, 1.5)
+"""Times the best strength of the first form: tried with each other one, since a ridge map or one vector leaves more of the budget at the
+same strength."""
 BESIDE = 2
 """Blocks next to the best one, or those next to several, tried at its strength."""
 STRONGER_AT = 3
-"""Blocks that are tried with the larger strengths: those that did best with the smallest."""
+"""Blocks that are tried with the larger strengths: those that did best with the smallest. All are, where there are no other forms."""
 FINALISTS = (4, 2)
 """Settings that are tried again, on more pairs each time: the best of many on few pairs is often a lucky one."""
 _ABOUT_QUERIES, _ABOUT_CHARACTERS = 3, 160
@@ -173,11 +176,12 @@ class _Search:
         o, few = self._options, self._rungs[0]
         first, *others = forms(o)
         strengths = STRENGTHS if o.strength is None else (o.strength,)
-        # as many trials for each method: those that have no other forms try more strengths
-        between: tuple[float, ...] = () if o.strength is not None else (*BETWEEN, *MORE[len(others) :])
-        at_blocks = len(layers) + min(len(layers), STRONGER_AT) * len(strengths[1:])
+        between: tuple[float, ...] = () if o.strength is not None else BETWEEN if others else (*BETWEEN, *MORE)
+        form_strengths = FORM_STRENGTHS if o.strength is None else (1.0,)
+        stronger_at = min(len(layers), STRONGER_AT) if others else len(layers)
+        at_blocks = len(layers) + stronger_at * len(strengths[1:])
         n_beside = BESIDE if len(layers) > 1 else 0
-        self._total = at_blocks + len(between) + n_beside + len(others) + sum(self._kept)
+        self._total = at_blocks + len(between) + n_beside + len(others) * len(form_strengths) + sum(self._kept)
         self._report("search", 0, self._total)
         found: list[tuple[Trial, Form | None]] = []
 
@@ -190,10 +194,9 @@ class _Search:
             found += tried
             if i == 0:  # to save time, at the risk that a block which does little at λ = 1 does much at more
                 best_first = sorted(range(len(left)), key=lambda x: worth(tried[x][0]), reverse=True)
-                go_on = sorted(best_first[:STRONGER_AT])
+                go_on = sorted(best_first[:stronger_at])
                 left, tried = [left[x] for x in go_on], [tried[x] for x in go_on]
-            # where it is too much, or enough, stronger costs more and gains nothing
-            left = [x for x, (t, _) in zip(left, tried, strict=True) if t.within_budget and t.effect < 1]
+            left = [x for x, (t, _) in zip(left, tried, strict=True) if _more_may_help(t)]
         best = _best(found)[0]
         found += try_all([(best.layers, factor * best.strength, first) for factor in between], few)
         best = _best(found)[0]
@@ -208,7 +211,10 @@ class _Search:
             if n > few and len(found) + len(more) > 1:
                 found = try_all([(t.layers, t.strength, form) for t, form in found], n)
             best = _best(found)[0]
-            found += try_all([(best.layers, best.strength, form) for form in more], n)
+            for factor in form_strengths:
+                tried = try_all([(best.layers, factor * best.strength, form) for form in more], n)
+                found += tried
+                more = [form for t, form in tried if _more_may_help(t)]
         self._report("search", self._total, self._total)
         chosen, form = _best(found)
         how = _setting(self._states, o, self._parts, tuple(chosen.layers), form, chosen.strength)
@@ -267,6 +273,11 @@ class _Search:
         some = [self._pairs[i] for i in rows]
         requests = [query_request(self._runner.model, p.query, p.preferred + p.undesired) for p in some]
         return Trials(self._runner, effect_of(self._pairs), some, requests, self._options.scope)
+
+
+def _more_may_help(trial: Trial) -> bool:
+    """Where it is too much, or enough, more strength costs more and gains nothing."""
+    return trial.within_budget and trial.effect < 1
 
 
 def _best(found: Sequence[tuple[Trial, Form | None]]) -> tuple[Trial, Form | None]:

@@ -81,6 +81,15 @@ def test_forms_do_not_crowd_out_strengths(
     assert tried[-1].strength > 0.5
 
 
+@pytest.mark.parametrize("form", ["ridge", "mean"])
+def test_a_form_has_a_strength_of_its_own(form: str, chosen: Callable[[Effect], list[Trial]]) -> None:
+    """The mixture is at its best at λ = 2, this form at half as much again, where it does more."""
+    tried = chosen(
+        lambda s: 0.5 - 0.1 * abs(s.strength - 2) if s.form != form else 0.4 + 0.2 * min(s.strength - 2, 1.0)
+    )
+    assert (tried[-1].form, tried[-1].strength) == (form, 3.0)
+
+
 @pytest.mark.parametrize("given", [{"residual_rank": 2}, {"n_experts": (2, 2)}])
 def test_who_wants_a_mixture_gets_one(given: dict[str, Any]) -> None:
     assert {form and form.kind for form in forms(FitOptions(**given))} == {"mixture"}
