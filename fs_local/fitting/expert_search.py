@@ -44,6 +44,8 @@ STRONGER_AT = 3
 """Blocks that are tried with the larger strengths: those that did best with the smallest. All are, where there are no other forms."""
 FINALISTS = (4, 2)
 """Settings that are tried again, on more pairs each time: the best of many on few pairs is often a lucky one."""
+WEAKER, STRONGER = 0.875, 1.125
+"""Times the strength of those of the last round: tried there too, the first where that was over the budget, the other where it was not."""
 _ABOUT_QUERIES, _ABOUT_CHARACTERS = 3, 160
 _SHOWN = 3
 """Held-out queries whose answers are shown."""
@@ -182,6 +184,7 @@ class _Search:
         at_blocks = len(layers) + stronger_at * len(strengths[1:])
         n_beside = BESIDE if len(layers) > 1 else 0
         self._total = at_blocks + len(between) + n_beside + len(others) * len(form_strengths) + sum(self._kept)
+        self._total += 0 if o.strength is not None else FINALISTS[-1]
         self._report("search", 0, self._total)
         found: list[tuple[Trial, Form | None]] = []
 
@@ -215,6 +218,10 @@ class _Search:
                 tried = try_all([(best.layers, factor * best.strength, form) for form in more], n)
                 found += tried
                 more = [form for t, form in tried if _more_may_help(t)]
+        if o.strength is None:  # few pairs tell little of where the budget ends
+            last = sorted(found, key=lambda f: worth(f[0]), reverse=True)[: FINALISTS[-1]]
+            nearer = [(t, form, STRONGER if t.within_budget else WEAKER) for t, form in last if t.effect < 1]
+            found += try_all([(t.layers, factor * t.strength, form) for t, form, factor in nearer], self._rungs[-1])
         self._report("search", self._total, self._total)
         chosen, form = _best(found)
         how = _setting(self._states, o, self._parts, tuple(chosen.layers), form, chosen.strength)

@@ -21,16 +21,17 @@ Effect = Callable[[Setting], float]
 
 
 @pytest.fixture
-def chosen(tiny: Model, few_examples: Examples, monkeypatch: pytest.MonkeyPatch) -> Callable[[Effect], list[Trial]]:
+def chosen(tiny: Model, few_examples: Examples, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[Trial]]:
     """The trials of a fit whose effects are told: what is chosen comes last."""
 
-    def of(effect: Effect) -> list[Trial]:
+    def of(effect: Effect, within_budget: Callable[[Setting], bool] = lambda _: True) -> list[Trial]:
         told = Trials.__call__
 
         def tried(self: Trials, settings: Sequence[Setting]) -> list[Trial]:
             found = told(self, settings)
             update: list[dict[str, Any]] = [
-                {"effect": effect(s), "within_budget": True, "perplexity_ratio": 1 + s.strength / 100} for s in settings
+                {"effect": effect(s), "within_budget": within_budget(s), "perplexity_ratio": 1 + s.strength / 100}
+                for s in settings
             ]
             return [t.model_copy(update=u) for t, u in zip(found, update, strict=True)]
 
@@ -43,21 +44,21 @@ def chosen(tiny: Model, few_examples: Examples, monkeypatch: pytest.MonkeyPatch)
     return of
 
 
-def test_a_block_beside_the_best_is_found(tiny: Model, chosen: Callable[[Effect], list[Trial]]) -> None:
+def test_a_block_beside_the_best_is_found(tiny: Model, chosen: Callable[..., list[Trial]]) -> None:
     candidates = {layers[0] for layers in steer_layers(tiny, FitOptions())}
     best = min(set(searched_blocks(tiny, FitOptions())) - candidates)
     tried = chosen(lambda s: 0.9 - 0.1 * abs(s.layers[0] - best) - 0.05 * abs(s.strength - 0.75))
     assert (tried[-1].layers, tried[-1].strength) == ([best], 0.75)
 
 
-def test_a_large_strength_is_found_where_small_ones_do_little(chosen: Callable[[Effect], list[Trial]]) -> None:
+def test_a_large_strength_is_found_where_small_ones_do_little(chosen: Callable[..., list[Trial]]) -> None:
     tried = chosen(lambda s: min(s.strength, 6.0) / 10)
     assert tried[-1].strength == 6.0
     assert {t.strength for t in tried} >= {1.0, 2.0, 4.0}
 
 
 @pytest.mark.parametrize("form", ["mixture", "ridge", "mean"])
-def test_the_form_that_does_best_is_kept(form: str, chosen: Callable[[Effect], list[Trial]]) -> None:
+def test_the_form_that_does_best_is_kept(form: str, chosen: Callable[..., list[Trial]]) -> None:
     tried = chosen(lambda s: 0.6 if s.form == form else 0.3)
     assert tried[-1].form == form
     assert {t.form for t in tried} == {"mixture", "ridge", "mean"}
@@ -72,9 +73,7 @@ def test_a_form_steers_as_it_was_tried(tiny: Model, few_examples: Examples, monk
     assert "one vector" in dict(summary_rows(fitted.pack, 0))["experts"]
 
 
-def test_forms_do_not_crowd_out_strengths(
-    chosen: Callable[[Effect], list[Trial]], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_forms_do_not_crowd_out_strengths(chosen: Callable[..., list[Trial]], monkeypatch: pytest.MonkeyPatch) -> None:
     """On the fewest pairs all settings do well, the weakest of them most fluently; on more, only stronger ones do."""
     monkeypatch.setattr("fs_local.fitting.expert_search.TRIAL_PAIRS", (2, 3, 4))
     tried = chosen(lambda s: 1.0 if len(s.vectors) == 2 or s.strength > 0.5 else 0.5)
@@ -82,12 +81,21 @@ def test_forms_do_not_crowd_out_strengths(
 
 
 @pytest.mark.parametrize("form", ["ridge", "mean"])
-def test_a_form_has_a_strength_of_its_own(form: str, chosen: Callable[[Effect], list[Trial]]) -> None:
+def test_a_form_has_a_strength_of_its_own(form: str, chosen: Callable[..., list[Trial]]) -> None:
     """The mixture is at its best at λ = 2, this form at half as much again, where it does more."""
     tried = chosen(
         lambda s: 0.5 - 0.1 * abs(s.strength - 2) if s.form != form else 0.4 + 0.2 * min(s.strength - 2, 1.0)
     )
     assert (tried[-1].form, tried[-1].strength) == (form, 3.0)
+
+
+def test_what_is_just_over_the_budget_is_tried_a_little_weaker(
+    chosen: Callable[..., list[Trial]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """λ = 1 does best, and is over the budget on the most pairs alone."""
+    monkeypatch.setattr("fs_local.fitting.expert_search.TRIAL_PAIRS", (2, 3, 4))
+    tried = chosen(lambda s: 0.9 - abs(s.strength - 1), lambda s: len(s.vectors) < 4 or s.strength < 1)
+    assert tried[-1].strength == 0.875
 
 
 @pytest.mark.parametrize("given", [{"residual_rank": 2}, {"n_experts": (2, 2)}])
