@@ -177,14 +177,18 @@ class _Search:
         """Successive halving: all settings on few pairs, the best of them on more, and the best of these on more again."""
         o, few = self._options, self._rungs[0]
         first, *others = forms(o)
-        strengths = STRENGTHS if o.strength is None else (o.strength,)
-        between: tuple[float, ...] = () if o.strength is not None else BETWEEN if others else (*BETWEEN, *MORE)
-        form_strengths = FORM_STRENGTHS if o.strength is None else (1.0,)
+        strengths: tuple[float, ...] = STRENGTHS
+        between: tuple[float, ...] = BETWEEN if others else (*BETWEEN, *MORE)
+        form_strengths: tuple[float, ...] = FORM_STRENGTHS
+        n_nearer = FINALISTS[-1]
+        if o.strength is not None:
+            strengths, between, form_strengths, n_nearer = (o.strength,), (), FORM_STRENGTHS[:1], 0
         stronger_at = min(len(layers), STRONGER_AT) if others else len(layers)
         at_blocks = len(layers) + stronger_at * len(strengths[1:])
         n_beside = BESIDE if len(layers) > 1 else 0
-        self._total = at_blocks + len(between) + n_beside + len(others) * len(form_strengths) + sum(self._kept)
-        self._total += 0 if o.strength is not None else FINALISTS[-1]
+        self._total = (
+            at_blocks + len(between) + n_beside + len(others) * len(form_strengths) + sum(self._kept) + n_nearer
+        )
         self._report("search", 0, self._total)
         found: list[tuple[Trial, Form | None]] = []
 
@@ -218,10 +222,10 @@ class _Search:
                 tried = try_all([(best.layers, factor * best.strength, form) for form in more], n)
                 found += tried
                 more = [form for t, form in tried if _more_may_help(t)]
-        if o.strength is None:  # few pairs tell little of where the budget ends
-            last = sorted(found, key=lambda f: worth(f[0]), reverse=True)[: FINALISTS[-1]]
-            nearer = [(t, form, STRONGER if t.within_budget else WEAKER) for t, form in last if t.effect < 1]
-            found += try_all([(t.layers, factor * t.strength, form) for t, form, factor in nearer], self._rungs[-1])
+        # few pairs tell little of where the budget ends
+        last = sorted(found, key=lambda f: worth(f[0]), reverse=True)[:n_nearer]
+        nearer = [(t, form, STRONGER if t.within_budget else WEAKER) for t, form in last if t.effect < 1]
+        found += try_all([(t.layers, factor * t.strength, form) for t, form, factor in nearer], self._rungs[-1])
         self._report("search", self._total, self._total)
         chosen, form = _best(found)
         how = _setting(self._states, o, self._parts, tuple(chosen.layers), form, chosen.strength)

@@ -23,7 +23,8 @@ class CosineCondition(BaseEstimator):  # type: ignore[misc]
 
     `sim = cos(h, tanh((c cᵀ / c·c) h))`. Two vectors are tried: the first principal direction of contrasting pairs, each centred around
     its own middle, as its code does (`pca_pairwise` of github.com/IBM/activation-steering), every IR with every general query being a
-    pair; and the difference of their means, since where prompts vary most need not be where the two kinds differ. Which of them, θ, and the side on which the condition is met are those of the best F1.
+    pair; and the difference of their means, since where prompts vary most need not be where the two kinds differ. Which of them, θ, and
+    the side on which the condition is met are those of the best F1.
 
     Attributes after `fit`: gate_ (`cosine_above` or `cosine_below`); f1_, on the queries it was fitted on.
     """
