@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fs_local.arrays import F32
+from fs_local.arrays import F32, F64
 from fs_local.capture import query_request
 from fs_local.evaluation.runner import Runner
 from fs_local.examples import Pair
@@ -19,7 +19,15 @@ from fs_local.fitting.held_out import PairParts, pair_parts
 from fs_local.fitting.methods import TAKE_QUERIES, FitRows, FittedExperts, Form, fit_experts, forms
 from fs_local.fitting.near_twins import groups_of
 from fs_local.fitting.options import Examples, FitOptions
-from fs_local.fitting.states import QueryStates, blocks_beside, pair_states, query_states, searched_blocks, steer_layers
+from fs_local.fitting.states import (
+    PairStates,
+    QueryStates,
+    blocks_beside,
+    pair_states,
+    query_states,
+    searched_blocks,
+    steer_layers,
+)
 from fs_local.fitting.trials import TRIAL_PAIRS, Setting, Trials, answered_as_wanted, effect_of, worth
 from fs_local.method.experts import MixtureOfSteeringExperts, squared_error
 from fs_local.method.folded import Experts, constant_experts
@@ -143,12 +151,20 @@ def _setting(
     if options.method not in ("finesteer", "ridge") or form == Form("mean"):
         return ChosenExperts(layers, strength, made.experts, made.reads, None, parts.fit, differences[parts.fit])
     train = parts.fit if made.mixture is None else parts.fit[made.mixture.train_]
-    queries = Rows.of(states.pairs.read(made.reads, parts.report))
-    constant = constant_experts(mean(differences[train]).astype(np.float32), queries.width)
-    error, constant_error = (squared_error(e, queries, differences[parts.report]) for e in (made.experts, constant))
+    error, constant_error = _errors(states.pairs, made, layers, train, parts.report)
     return ChosenExperts(
         layers, strength, made.experts, made.reads, made.mixture, train, differences[train], error, constant_error
     )
+
+
+def _errors(
+    pairs: PairStates, made: FittedExperts, layers: tuple[int, ...], train: Numbers, rows: Numbers
+) -> tuple[float, float]:
+    """`mean ‖v(h) − δ‖²` on some rows, of experts and of the mean of those they were fitted on."""
+    queries, differences = Rows.of(pairs.read(made.reads, rows)), pairs.differences_at(layers)
+    constant = constant_experts(mean(differences[train]).astype(np.float32), queries.width)
+    error, constant_error = (squared_error(e, queries, differences[rows]) for e in (made.experts, constant))
+    return error, constant_error
 
 
 class _Search:
@@ -213,7 +229,8 @@ class _Search:
         # on few pairs that all settings do well on, other forms would crowd out other strengths
         tries_forms = self._rungs[min(1, len(self._rungs) - 1)]
         for n, kept in zip(self._rungs, (len(found), *self._kept), strict=True):
-            found = sorted(found, key=lambda f: worth(f[0]), reverse=True)[:kept]
+            found = sorted(found, key=lambda f: worth(f[0]), reverse=True)
+            found = (_best_of_kinds(found) if n == self._rungs[-1] and others else found)[:kept]
             more = others if n == tries_forms else []
             if n > few and len(found) + len(more) > 1:
                 found = try_all([(t.layers, t.strength, form) for t, form in found], n)
@@ -227,7 +244,7 @@ class _Search:
         nearer = [(t, form, STRONGER if t.within_budget else WEAKER) for t, form in last if t.effect < 1]
         found += try_all([(t.layers, factor * t.strength, form) for t, form, factor in nearer], self._rungs[-1])
         self._report("search", self._total, self._total)
-        chosen, form = _best(found)
+        chosen, form = self._chosen(found)
         how = _setting(self._states, o, self._parts, tuple(chosen.layers), form, chosen.strength)
         held_out, unsteered, answers = self._held_out(how, form)
         trials = self._trials(chosen.pairs)
@@ -240,6 +257,33 @@ class _Search:
             unsteered_held_out=unsteered,
             answers=answers,
         )
+
+    def _chosen(self, found: Sequence[tuple[Trial, Form | None]]) -> tuple[Trial, Form | None]:
+        """The best; where another kind of experts does as well within one standard error, the one of these whose vectors are nearest to
+        what unseen pairs want: few pairs tell errors better than effects."""
+        ours, *theirs = _best_of_kinds(sorted(found, key=lambda f: worth(f[0]), reverse=True))
+        if not theirs:
+            return ours
+        effects = self._effects(*ours)
+        tied = [ours]
+        for other in theirs:
+            less = effects - self._effects(*other)
+            if other[0].within_budget and less.mean() <= less.std(ddof=1) / np.sqrt(len(less)):
+                tied.append(other)
+        return min(tied, key=lambda f: self._error(*f))
+
+    def _effects(self, trial: Trial, form: Form | None) -> F64:
+        """Of each pair of a trial."""
+        layers, rows = tuple(trial.layers), self._parts.choose[: trial.pairs]
+        setting = self._setting(rows, layers, trial.strength, self._fitted(layers, form), form)
+        return np.array(self._trials(trial.pairs).effects(setting))
+
+    def _error(self, trial: Trial, form: Form | None) -> float:
+        """Over that of one vector, on the pairs that choose."""
+        layers, parts = tuple(trial.layers), self._parts
+        made = self._fitted(layers, form)
+        error, constant_error = _errors(self._states.pairs, made, layers, parts.train, parts.choose)
+        return error / constant_error
 
     def _has(self, layers: tuple[int, ...]) -> bool:
         """Whether their states are there: of states that were given, some may be missing."""
@@ -293,6 +337,14 @@ def _more_may_help(trial: Trial) -> bool:
 
 def _best(found: Sequence[tuple[Trial, Form | None]]) -> tuple[Trial, Form | None]:
     return max(found, key=lambda f: worth(f[0]))
+
+
+def _best_of_kinds(found: Sequence[tuple[Trial, Form | None]]) -> list[tuple[Trial, Form | None]]:
+    """The first of each kind of experts, in that order."""
+    firsts: dict[str | None, tuple[Trial, Form | None]] = {}
+    for trial, form in found:
+        firsts.setdefault(None if form is None else form.kind, (trial, form))
+    return list(firsts.values())
 
 
 def about(how: ChosenExperts, pairs: Sequence[Pair]) -> list[ExpertAbout]:

@@ -93,6 +93,11 @@ class Trials:
             for first, setting in zip(range(0, len(decided), n), settings, strict=True)
         ]
 
+    def effects(self, setting: Setting) -> list[float]:
+        """On each pair."""
+        decided = setting.decisions()
+        return self._effects(decided, self._answers(decided))
+
     def texts(self, setting: Setting) -> list[tuple[str, str]]:
         """The unsteered and the steered answer to each pair's query."""
         steered = self._answers(setting.decisions())

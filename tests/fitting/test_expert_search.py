@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import pytest
 
 from fs_local.fitting import Examples, FitOptions, fit
-from fs_local.fitting.expert_search import BESIDE
+from fs_local.fitting.expert_search import BESIDE, _Search
 from fs_local.fitting.methods import forms
 from fs_local.fitting.states import blocks_beside, searched_blocks, steer_layers
 from fs_local.fitting.trials import Setting, Trials
@@ -24,7 +25,9 @@ Effect = Callable[[Setting], float]
 def chosen(tiny: Model, few_examples: Examples, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[Trial]]:
     """The trials of a fit whose effects are told: what is chosen comes last."""
 
-    def of(effect: Effect, within_budget: Callable[[Setting], bool] = lambda _: True) -> list[Trial]:
+    def of(
+        effect: Effect, within_budget: Callable[[Setting], bool] = lambda _: True, noise: float = 0.0
+    ) -> list[Trial]:
         told = Trials.__call__
 
         def tried(self: Trials, settings: Sequence[Setting]) -> list[Trial]:
@@ -35,7 +38,12 @@ def chosen(tiny: Model, few_examples: Examples, monkeypatch: pytest.MonkeyPatch)
             ]
             return [t.model_copy(update=u) for t, u in zip(found, update, strict=True)]
 
+        def of_pairs(self: Trials, setting: Setting) -> list[float]:
+            n = len(setting.vectors)
+            return list(effect(setting) + (noise if setting.form == "ridge" else 0.0) * (np.arange(n) % 2 - 0.5))
+
         monkeypatch.setattr(Trials, "__call__", tried)
+        monkeypatch.setattr(Trials, "effects", of_pairs)
         some = Examples(few_examples.pairs[:20])
         m = fit(tiny, some, FitOptions(background=False, gate="open")).pack.manifest
         assert m.figures.held_out is not None
@@ -67,6 +75,7 @@ def test_the_form_that_does_best_is_kept(form: str, chosen: Callable[..., list[T
 def test_a_form_steers_as_it_was_tried(tiny: Model, few_examples: Examples, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is shipped is one vector where that did best: the mean difference of the pairs that do not report."""
     monkeypatch.setattr("fs_local.fitting.expert_search.worth", lambda t: (True, float(t.form == "mean"), t.pairs))
+    monkeypatch.setattr(_Search, "_error", lambda _, trial, form: float(form.kind != "mean"))
     fitted = fit(tiny, Examples(few_examples.pairs[:20]), FitOptions(background=False, gate="open", layers=(3,)))
     assert (len(fitted.pack.experts.prototypes), len(fitted.pack.experts.residual)) == (1, 0)
     assert fitted.pack.manifest.figures.validation_error is None  # it would be compared with itself
@@ -96,6 +105,17 @@ def test_what_is_just_over_the_budget_is_tried_a_little_weaker(
     monkeypatch.setattr("fs_local.fitting.expert_search.TRIAL_PAIRS", (2, 3, 4))
     tried = chosen(lambda s: 0.9 - abs(s.strength - 1), lambda s: len(s.vectors) < 4 or s.strength < 1)
     assert tried[-1].strength == 0.875
+
+
+@pytest.mark.parametrize(("noise", "form"), [(1.0, "ridge"), (0.01, "mean")])
+def test_forms_that_pairs_cannot_tell_apart_are_told_by_their_errors(
+    noise: float, form: str, chosen: Callable[..., list[Trial]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One vector does a little more than a ridge map, whose vectors are nearer to what unseen pairs want."""
+    error = {"mixture": 0.5, "ridge": 0.9, "mean": 1.0}
+    monkeypatch.setattr(_Search, "_error", lambda _, trial, form: error[form.kind])
+    effect = {"mixture": 0.2, "ridge": 0.55, "mean": 0.6}
+    assert chosen(lambda s: effect[s.form or ""], noise=noise)[-1].form == form
 
 
 @pytest.mark.parametrize("given", [{"residual_rank": 2}, {"n_experts": (2, 2)}])
