@@ -162,6 +162,7 @@ def _contender(
     about = {
         "name": name,
         "method": m.method,
+        "form": None if m.figures.held_out is None else m.figures.held_out.form,
         "ir": len(examples.ir_queries),
         "pairs": len(examples.pairs),
         "general": examples.n_general,

@@ -64,7 +64,8 @@ def evaluation_tables(found: dict[str, Any]) -> Iterator[Table]:
 def fitted_table(found: dict[str, Any]) -> Table:
     """What a protocol's methods were fitted on, and what they chose."""
     title = f"fitted by code {found['code']} in {found['seconds']:.0f} seconds, measuring included; {found['machine']}"
-    table = Table(title=title, title_justify="left")
+    prompts = [f"{escape(f['name'])}: {escape(f['system'])}" for f in found["fitted"] if "system" in f]
+    table = Table(title=title, title_justify="left", caption="\n".join(prompts) or None, caption_justify="left")
     for column in (
         "name",
         "method",
@@ -81,14 +82,13 @@ def fitted_table(found: dict[str, Any]) -> Table:
         table.add_column(column)
     for f in found["fitted"]:
         if "system" in f:
-            table.add_row(escape(f["name"]), f"system prompt: {escape(f['system'])}")
+            table.add_row(escape(f["name"]), "system prompt")
             continue
         errors = "" if f["validation_error"] is None else f"{f['validation_error'] / f['constant_error']:.3f}"
         counts = (str(f[k]) for k in ("ir", "pairs", "general", "trials"))
         layers = ", ".join(map(str, f["layers"]))
-        table.add_row(
-            escape(f["name"]), f["method"], *counts, f["gate"], layers, f"{f['strength']:g}", f["scope"], errors
-        )
+        method = f["method"] if f["form"] is None else f"{f['method']}: {f['form']}"
+        table.add_row(escape(f["name"]), method, *counts, f["gate"], layers, f"{f['strength']:g}", f["scope"], errors)
     return table
 
 

@@ -167,13 +167,18 @@ def test_one_command_fits_measures_and_writes_a_page(
     (found,) = json.loads(done.stdout)["evaluations"]
     assert [f["name"] for f in found["fitted"]] == ["finesteer", "ridge map", "caa", "prompt"]
     assert [f.get("ir") for f in found["fitted"]] == [11, 11, 11, None]
+    form, *others = (f.get("form") for f in found["fitted"])
+    assert (form in ("mixture", "ridge", "mean"), others) == (True, [None] * 3)
     files = {r["file"] for r in found["results"]}
     assert files == {"ir.jsonl", "kinds.jsonl, words", "kinds.jsonl, plain", "general.jsonl"}
     assert {b["pack"] for b in found["budgets"]} == {"finesteer", "ridge map", "caa", "prompt"}
     assert {b["budget"] for b in found["budgets"]} == {0.01, 0.1}
     assert [p["strength"] for p in found["frontier"] if p["pack"] == "prompt"] == [1.0]
     text = page.read_text()
-    assert all(name in text for name in ("ridge map", "system prompt: Refuse what is harmful.", found["code"]))
+    assert all(
+        name in text
+        for name in ("ridge map", "system prompt: Refuse what is harmful.", found["code"], f"finesteer: {form}")
+    )
 
     again = CliRunner().invoke(cli.app, arguments)
     assert "goes on: found again are" in " ".join(again.stderr.split())
@@ -181,6 +186,8 @@ def test_one_command_fits_measures_and_writes_a_page(
     for timed in (found, same):
         del timed["seconds"]
     assert same == found
+    printed = CliRunner().invoke(cli.app, arguments[:-1]).stdout
+    assert "prompt: Refuse what is harmful." in printed
 
     monkeypatch.setattr("fs_local.evaluation.protocol_run.code_digest", lambda: "another")
     monkeypatch.setattr(
