@@ -230,7 +230,7 @@ class _Search:
         tries_forms = self._rungs[min(1, len(self._rungs) - 1)]
         for n, kept in zip(self._rungs, (len(found), *self._kept), strict=True):
             found = sorted(found, key=lambda f: worth(f[0]), reverse=True)
-            found = (_best_of_kinds(found) if n == self._rungs[-1] and others else found)[:kept]
+            found = (_best_of_kinds(found) if others and n > tries_forms else found)[:kept]
             more = others if n == tries_forms else []
             if n > few and len(found) + len(more) > 1:
                 found = try_all([(t.layers, t.strength, form) for t, form in found], n)
