@@ -61,6 +61,8 @@ _SHOWN = 3
 
 _Tried = tuple[Sequence[int], float, Form | None]
 """Layers, strength and form."""
+_Found = tuple[Trial, Form | None]
+"""What was tried, and its form."""
 
 
 @dataclass(frozen=True)
@@ -186,66 +188,29 @@ class _Search:
         most = len(parts.choose)
         self._rungs = sorted({min(n, most) for n in TRIAL_PAIRS})
         self._kept = FINALISTS[: len(self._rungs) - 1]
+        self._first, *others = forms(options)
+        self._others = tuple(others)
+        self._strengths: tuple[float, ...] = STRENGTHS
+        self._between: tuple[float, ...] = BETWEEN if others else (*BETWEEN, *MORE)
+        self._form_strengths: tuple[float, ...] = FORM_STRENGTHS
+        self._n_nearer = FINALISTS[-1]
+        if options.strength is not None:
+            self._strengths, self._between, self._n_nearer = (options.strength,), (), 0
+            self._form_strengths = FORM_STRENGTHS[:1]
         self._found: list[Trial] = []
         self._total = 0
 
     def run(self, layers: Sequence[tuple[int, ...]]) -> ChosenExperts:
         """Successive halving: all settings on few pairs, the best of them on more, and the best of these on more again."""
-        o, few = self._options, self._rungs[0]
-        first, *others = forms(o)
-        strengths: tuple[float, ...] = STRENGTHS
-        between: tuple[float, ...] = BETWEEN if others else (*BETWEEN, *MORE)
-        form_strengths: tuple[float, ...] = FORM_STRENGTHS
-        n_nearer = FINALISTS[-1]
-        if o.strength is not None:
-            strengths, between, form_strengths, n_nearer = (o.strength,), (), FORM_STRENGTHS[:1], 0
-        stronger_at = min(len(layers), STRONGER_AT) if others else len(layers)
-        at_blocks = len(layers) + stronger_at * len(strengths[1:])
+        n_at_blocks = len(layers) + self._n_stronger_at(layers) * len(self._strengths[1:])
         n_beside = BESIDE if len(layers) > 1 else 0
-        self._total = (
-            at_blocks + len(between) + n_beside + len(others) * len(form_strengths) + sum(self._kept) + n_nearer
-        )
+        n_forms = len(self._others) * len(self._form_strengths)
+        self._total = n_at_blocks + len(self._between) + n_beside + n_forms + sum(self._kept) + self._n_nearer
         self._report("search", 0, self._total)
-        found: list[tuple[Trial, Form | None]] = []
-
-        def try_all(settings: Sequence[_Tried], n: int) -> list[tuple[Trial, Form | None]]:
-            return list(zip(self._try(settings, n), [form for _, _, form in settings], strict=True))
-
-        left = list(layers)
-        for i, strength in enumerate(strengths):
-            tried = try_all([(together, strength, first) for together in left], few)
-            found += tried
-            if i == 0:  # to save time, at the risk that a block which does little at λ = 1 does much at more
-                best_first = sorted(range(len(left)), key=lambda x: worth(tried[x][0]), reverse=True)
-                go_on = sorted(best_first[:stronger_at])
-                left, tried = [left[x] for x in go_on], [tried[x] for x in go_on]
-            left = [x for x, (t, _) in zip(left, tried, strict=True) if _more_may_help(t)]
-        best = _best(found)[0]
-        found += try_all([(best.layers, factor * best.strength, first) for factor in between], few)
-        best = _best(found)[0]
-        if len(layers) > 1:
-            beside = [at for at in blocks_beside(tuple(best.layers), self._runner.model.n_layer) if self._has(at)]
-            found += try_all([(at, best.strength, first) for at in beside if at not in layers], few)
-        # on few pairs that all settings do well on, other forms would crowd out other strengths
-        tries_forms = self._rungs[min(1, len(self._rungs) - 1)]
-        for n, kept in zip(self._rungs, (len(found), *self._kept), strict=True):
-            found = sorted(found, key=lambda f: worth(f[0]), reverse=True)
-            found = (_best_of_kinds(found) if others and n > tries_forms else found)[:kept]
-            more = others if n == tries_forms else []
-            if n > few and len(found) + len(more) > 1:
-                found = try_all([(t.layers, t.strength, form) for t, form in found], n)
-            best = _best(found)[0]
-            for factor in form_strengths:
-                tried = try_all([(best.layers, factor * best.strength, form) for form in more], n)
-                found += tried
-                more = [form for t, form in tried if _more_may_help(t)]
-        # few pairs tell little of where the budget ends
-        last = sorted(found, key=lambda f: worth(f[0]), reverse=True)[:n_nearer]
-        nearer = [(t, form, STRONGER if t.within_budget else WEAKER) for t, form in last if t.effect < 1]
-        found += try_all([(t.layers, factor * t.strength, form) for t, form, factor in nearer], self._rungs[-1])
+        found = self._nearer(self._halved(self._on_few(layers)))
         self._report("search", self._total, self._total)
         chosen, form = self._chosen(found)
-        how = _setting(self._states, o, self._parts, tuple(chosen.layers), form, chosen.strength)
+        how = _setting(self._states, self._options, self._parts, tuple(chosen.layers), form, chosen.strength)
         held_out, unsteered, answers = self._held_out(how, form)
         trials = self._trials(chosen.pairs)
         return replace(
@@ -258,10 +223,59 @@ class _Search:
             answers=answers,
         )
 
-    def _chosen(self, found: Sequence[tuple[Trial, Form | None]]) -> tuple[Trial, Form | None]:
+    def _n_stronger_at(self, layers: Sequence[tuple[int, ...]]) -> int:
+        return min(len(layers), STRONGER_AT) if self._others else len(layers)
+
+    def _on_few(self, layers: Sequence[tuple[int, ...]]) -> list[_Found]:
+        """The first form at all layers, at the larger strengths where more may help, then between these strengths and beside these layers."""
+        few, first = self._rungs[0], self._first
+        found: list[_Found] = []
+        left = list(layers)
+        for i, strength in enumerate(self._strengths):
+            tried = self._try([(together, strength, first) for together in left], few)
+            found += tried
+            if i == 0:  # to save time, at the risk that a block which does little at λ = 1 does much at more
+                best_first = sorted(range(len(left)), key=lambda x: worth(tried[x][0]), reverse=True)
+                go_on = sorted(best_first[: self._n_stronger_at(layers)])
+                left, tried = [left[x] for x in go_on], [tried[x] for x in go_on]
+            left = [x for x, (t, _) in zip(left, tried, strict=True) if _more_may_help(t)]
+        best = _best_first(found)[0][0]
+        found += self._try([(best.layers, factor * best.strength, first) for factor in self._between], few)
+        if len(layers) > 1:
+            best = _best_first(found)[0][0]
+            beside = [at for at in blocks_beside(tuple(best.layers), self._runner.model.n_layer) if self._has(at)]
+            found += self._try([(at, best.strength, first) for at in beside if at not in layers], few)
+        return found
+
+    def _halved(self, found: list[_Found]) -> list[_Found]:
+        """The best of these, on more pairs each time, with other forms tried at the best of them from the second time on."""
+        # on few pairs that all settings do well on, other forms would crowd out other strengths
+        tries_forms = self._rungs[min(1, len(self._rungs) - 1)]
+        for n, kept in zip(self._rungs, (len(found), *self._kept), strict=True):
+            found = _best_first(found)
+            if self._others and n > tries_forms:
+                found = _best_of_kinds(found)
+            found = found[:kept]
+            more = self._others if n == tries_forms else ()
+            if n > self._rungs[0] and len(found) + len(more) > 1:
+                found = self._try([(t.layers, t.strength, form) for t, form in found], n)
+            best = _best_first(found)[0][0]
+            for factor in self._form_strengths:
+                tried = self._try([(best.layers, factor * best.strength, form) for form in more], n)
+                found += tried
+                more = tuple(form for t, form in tried if _more_may_help(t))
+        return found
+
+    def _nearer(self, found: list[_Found]) -> list[_Found]:
+        """These, and the best of them nearer to the end of the budget, of which few pairs tell little."""
+        last = _best_first(found)[: self._n_nearer]
+        nearer = [(t, form, STRONGER if t.within_budget else WEAKER) for t, form in last if t.effect < 1]
+        return found + self._try([(t.layers, factor * t.strength, form) for t, form, factor in nearer], self._rungs[-1])
+
+    def _chosen(self, found: Sequence[_Found]) -> _Found:
         """The best; where another kind of experts does as well within one standard error, the one of these whose vectors are nearest to
         what unseen pairs want: few pairs tell errors better than effects."""
-        ours, *theirs = _best_of_kinds(sorted(found, key=lambda f: worth(f[0]), reverse=True))
+        ours, *theirs = _best_of_kinds(_best_first(found))
         if not theirs:
             return ours
         effects = self._effects(*ours)
@@ -290,7 +304,7 @@ class _Search:
         pairs, queries = self._states.pairs, self._states.queries
         return all(x in pairs.differences and (queries is None or (x, "last") in queries.ir) for x in layers)
 
-    def _try(self, settings: Sequence[_Tried], n: int) -> list[Trial]:
+    def _try(self, settings: Sequence[_Tried], n: int) -> list[_Found]:
         """Layers, strengths and forms, on the first `n` pairs that choose."""
         if not settings:
             return []
@@ -302,7 +316,7 @@ class _Search:
         found = self._trials(n)(tried)
         self._found += found
         self._report("search", len(self._found), self._total)
-        return found
+        return list(zip(found, [form for _, _, form in settings], strict=True))
 
     def _held_out(self, how: ChosenExperts, form: Form | None) -> tuple[Trial, float, list[HeldOutAnswer]]:
         """What was chosen, as it is shipped, on pairs that had no part in it; and no steering on these."""
@@ -335,13 +349,13 @@ def _more_may_help(trial: Trial) -> bool:
     return trial.within_budget and trial.effect < 1
 
 
-def _best(found: Sequence[tuple[Trial, Form | None]]) -> tuple[Trial, Form | None]:
-    return max(found, key=lambda f: worth(f[0]))
+def _best_first(found: Sequence[_Found]) -> list[_Found]:
+    return sorted(found, key=lambda f: worth(f[0]), reverse=True)
 
 
-def _best_of_kinds(found: Sequence[tuple[Trial, Form | None]]) -> list[tuple[Trial, Form | None]]:
+def _best_of_kinds(found: Sequence[_Found]) -> list[_Found]:
     """The first of each kind of experts, in that order."""
-    firsts: dict[str | None, tuple[Trial, Form | None]] = {}
+    firsts: dict[str | None, _Found] = {}
     for trial, form in found:
         firsts.setdefault(None if form is None else form.kind, (trial, form))
     return list(firsts.values())
