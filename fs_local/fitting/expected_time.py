@@ -84,7 +84,7 @@ def plan_fit(model: Model, examples: Examples, options: FitOptions, captures: Pa
     settings = len(steer) + BESIDE * (len(steer) > 1) + (stronger + between) * searched
     of_forms = others * (1 + _TRIED_STRENGTHS * (len(FORM_STRENGTHS) - 1) * searched)
     # then what was chosen on pairs that report, and no steering on these and on those that chose
-    kept, fewest = [settings, FINALISTS[0] + of_forms, FINALISTS[1] * (1 + searched) + 3], len(examples.pairs) // 5
+    kept, fewest = [settings, FINALISTS[0] + of_forms, FINALISTS[1] * (1 + 2 * searched) + 3], len(examples.pairs) // 5
     tried = sum(n * min(most, fewest) for n, most in zip(kept, TRIAL_PAIRS, strict=True))
     return Plan(a_token * read, a_token * pairs, a_token * each * tried, gate)
 

@@ -53,7 +53,7 @@ STRONGER_AT = 3
 FINALISTS = (4, 2)
 """Settings that are tried again, on more pairs each time: the best of many on few pairs is often a lucky one."""
 WEAKER, STRONGER = 0.875, 1.125
-"""Times the strength of those of the last round: tried there too, the first where that was over the budget, the other where it was not."""
+"""Times the strength of those of the last round: tried there too, the first where that was over the budget or the other does less."""
 _ABOUT_QUERIES, _ABOUT_CHARACTERS = 3, 160
 _SHOWN = 3
 """Held-out queries whose answers are shown."""
@@ -205,7 +205,7 @@ class _Search:
         n_at_blocks = len(layers) + self._n_stronger_at(layers) * len(self._strengths[1:])
         n_beside = BESIDE if len(layers) > 1 else 0
         n_forms = len(self._others) * len(self._form_strengths)
-        self._total = n_at_blocks + len(self._between) + n_beside + n_forms + sum(self._kept) + self._n_nearer
+        self._total = n_at_blocks + len(self._between) + n_beside + n_forms + sum(self._kept) + 2 * self._n_nearer
         self._report("search", 0, self._total)
         found = self._nearer(self._halved(self._on_few(layers)))
         self._report("search", self._total, self._total)
@@ -267,10 +267,14 @@ class _Search:
         return found
 
     def _nearer(self, found: list[_Found]) -> list[_Found]:
-        """These, and the best of them nearer to the end of the budget, of which few pairs tell little."""
-        last = _best_first(found)[: self._n_nearer]
-        nearer = [(t, form, STRONGER if t.within_budget else WEAKER) for t, form in last if t.effect < 1]
-        return found + self._try([(t.layers, factor * t.strength, form) for t, form, factor in nearer], self._rungs[-1])
+        """These, and the best of them a little stronger, or weaker where they are over the budget or stronger does less: effects have peaks
+        and budgets have ends that few pairs tell little of."""
+        last = [f for f in _best_first(found)[: self._n_nearer] if f[0].effect < 1]
+        stronger = [(t, form) for t, form in last if t.within_budget]
+        tried = self._try([(t.layers, STRONGER * t.strength, form) for t, form in stronger], self._rungs[-1])
+        gains = [t for (t, _), (more, _) in zip(stronger, tried, strict=True) if worth(more) > worth(t)]
+        weaker = [(t.layers, WEAKER * t.strength, form) for t, form in last if t not in gains]
+        return found + tried + self._try(weaker, self._rungs[-1])
 
     def _chosen(self, found: Sequence[_Found]) -> _Found:
         """The best; where another kind of experts does as well within one standard error, the one of these whose vectors are nearest to

@@ -110,6 +110,16 @@ def test_what_is_just_over_the_budget_is_tried_a_little_weaker(
     assert tried[-1].strength == 0.875
 
 
+@pytest.mark.parametrize(("peak", "strength"), [(0.9, 0.875), (1.1, 1.125)])
+def test_an_effect_that_has_its_peak_beside_the_strengths_that_are_tried_is_found(
+    peak: float, strength: float, chosen: Callable[..., list[Trial]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """λ = 1 is the best of those that are tried first."""
+    monkeypatch.setattr("fs_local.fitting.expert_search.TRIAL_PAIRS", (2, 3, 4))
+    tried = chosen(lambda s: 0.9 - abs(s.strength - peak))
+    assert tried[-1].strength == strength
+
+
 @pytest.mark.parametrize(("noise", "form"), [(1.0, "ridge"), (0.01, "mean")])
 def test_forms_that_pairs_cannot_tell_apart_are_told_by_their_errors(
     noise: float, form: str, chosen: Callable[..., list[Trial]], monkeypatch: pytest.MonkeyPatch
