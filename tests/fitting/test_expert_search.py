@@ -10,7 +10,7 @@ import pytest
 
 from fs_local.fitting import Examples, FitOptions, fit
 from fs_local.fitting.expert_search import BESIDE, _Search
-from fs_local.fitting.methods import forms
+from fs_local.fitting.methods import Form, forms
 from fs_local.fitting.states import blocks_beside, searched_blocks, steer_layers
 from fs_local.fitting.trials import Setting, Trials
 from fs_local.pack.manifest import Trial
@@ -126,7 +126,13 @@ def test_forms_that_pairs_cannot_tell_apart_are_told_by_their_errors(
 ) -> None:
     """One vector does a little more than a ridge map, whose vectors are nearer to what unseen pairs want."""
     error = {"mixture": 0.5, "ridge": 0.9, "mean": 1.0}
-    monkeypatch.setattr(_Search, "_error", lambda _, trial, form: error[form.kind])
+    measured = _Search._error
+
+    def told(self: _Search, trial: Trial, form: Form) -> float:
+        assert (measured(self, trial, form) == pytest.approx(1)) == (form.kind == "mean")  # it is over one vector's
+        return error[form.kind]
+
+    monkeypatch.setattr(_Search, "_error", told)
     effect = {"mixture": 0.2, "ridge": 0.55, "mean": 0.6}
     assert chosen(lambda s: effect[s.form or ""], noise=noise)[-1].form == form
 
