@@ -28,7 +28,7 @@ class Point:
 
 @dataclass(frozen=True)
 class AtBudget:
-    """The effect a row at the best strength within a budget; that strength and its mean drift, averaged over both halves of the rows."""
+    """The effect a row at the best strength within a budget; that strength and its mean drift, averaged over the rows."""
 
     effect: list[float]
     strength: float
@@ -39,8 +39,9 @@ def at_budget(line: Sequence[Point], none: Sequence[float], budget: float) -> At
     """The best that a method's curve has within a budget.
 
     The curve begins at the unsteered model. Between measured strengths, effects go straight, row by row, and so does the drift's square
-    root: the divergence of a small step grows with its square. Which strength is best is decided for every other row by the rest of
-    the rows, so that no row is measured at a strength that it has chosen itself; of equal ones, the weakest.
+    root: the divergence of a small step grows with its square. Which strength is best is decided for each row by all other rows, so
+    that none is measured at a strength that it has chosen itself; of equal ones, the weakest. (Halves that choose for each other took
+    strengths that were best for neither: half of the rows is too few.)
 
     Args:
         line: the measured points, of the same rows. none: the effect without steering.
@@ -57,13 +58,9 @@ def at_budget(line: Sequence[Point], none: Sequence[float], budget: float) -> At
     within.sort(key=lambda k: k[0])
     effects = np.stack([effect for _, _, effect in within])
     rows = np.arange(effects.shape[1])
-    found, strengths, drifts = np.empty(len(rows)), [], []
-    for half in (0, 1):
-        here = rows % 2 == half
-        others = ~here if (~here).any() else here
-        best = int(effects[:, others].mean(axis=1).round(12).argmax())
-        found[here] = effects[best, here]
-        strengths.append(within[best][0])
-        drifts.append(within[best][1])
+    others = effects.sum(axis=1)[:, None] - effects if len(rows) > 1 else effects
+    best = others.round(9).argmax(axis=0)
+    found, strengths = effects[best, rows], [within[k][0] for k in best]
+    drifts = [within[k][1] for k in best]
     sign = -1 if any(p.strength < 0 for p in line) else 1
     return AtBudget([float(x) for x in found], sign * float(np.mean(strengths)), float(np.mean(drifts)))

@@ -47,6 +47,12 @@ def test_a_row_has_no_say_in_its_own_strength() -> None:
     assert alone.effect == [1.0]  # of one row there are no others
 
 
+def test_all_other_rows_choose() -> None:
+    """The rows of one half would choose the weaker strength for the other, which all rows together do not."""
+    line = [Point(1.0, [0.9, 0.5, 0.9, 0.5, 0.9, 0.5], [0.0]), Point(2.0, [0.2, 0.55, 0.2, 0.55, 0.2, 0.55], [0.0])]
+    assert at_budget(line, [0.0] * 6, 0.01).effect == line[0].effect
+
+
 def test_luck_is_not_reported_as_effect() -> None:
     """Ten strengths that do nothing, with noisy rows: the best of them would look like a gain."""
     rng = np.random.default_rng(0)
