@@ -11,7 +11,7 @@ from fs_local.evaluation.figures import auroc, figure, gain
 
 
 @settings(max_examples=25, deadline=None)
-@given(st.lists(st.floats(-10, 10), min_size=1, max_size=40))
+@given(st.lists(st.integers(-(10**4), 10**4).map(lambda x: x / 1000), min_size=1, max_size=40))
 def test_the_interval_holds_the_mean(values: list[float]) -> None:
     found = figure(values)
     if found.low is None or found.high is None:
