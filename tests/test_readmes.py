@@ -48,7 +48,7 @@ LOOKED_AT = {"bench", "demo", "worker"}
 """Commands that take minutes whatever the model, or wait for another machine: their options are looked at, and other tests do the rest."""
 ELSEWHERE = {"--cluster", "--rpc"}
 """Options that want other machines: the same."""
-QUICK = {"--layer": "3", "--strength": "1", "--residual": "0"}
+QUICK = {"--layer": "3", "--strength": "1"}
 """For fits whose line leaves these open: what a search does is tested in tests/fitting."""
 TRUTHFULQA = {"question": "How many legs has a spider?", "mc1_targets": {"Eight.": 1, "Six.": 0}, "mc2_targets": {"Eight.": 1, "Six.": 0}}  # fmt: skip
 
@@ -181,7 +181,8 @@ def test_every_command_is_run(
             continue
         provide(folder, words, tiny_pack)
         if words[0] == "fit":
-            words += [word for option in QUICK.items() if option[0] not in words for word in option]
+            quick = {**QUICK, **({} if "--method" in words else {"--residual": "0"})}
+            words += [word for option in quick.items() if option[0] not in words for word in option]
         monkeypatch.setattr(sys, "argv", ["fs-local", *words])
         monkeypatch.setattr(sys, "stdin", io.StringIO("/bye\n"))
         assert exit_code() == 0, f"{' '.join(words)}: {capsys.readouterr().err}"

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from fs_local.evaluation.budgets import BUDGETS
-from fs_local.evaluation.contenders import Contender, method_of, name_of, strength_of
+from fs_local.evaluation.contenders import UNSTEERED, Contender, method_of, name_of, strength_of
 from fs_local.evaluation.figures import auroc
 from fs_local.evaluation.files import LABELS, File
 from fs_local.evaluation.frontier import Frontier
@@ -67,7 +67,7 @@ def evaluate_packs(
 
 def _labels(contender: Contender | None) -> dict[str, Any]:
     if contender is None:
-        return {"pack": "unsteered", "method": "unsteered", "strength": None}
+        return {"pack": UNSTEERED, "method": UNSTEERED, "strength": None}
     return {"pack": name_of(contender), "method": method_of(contender), "strength": strength_of(contender)}
 
 

@@ -36,6 +36,8 @@ class SystemPrompt:
 
 
 Contender = Pack | SystemPrompt
+UNSTEERED = "unsteered"
+"""What tables call the model without a contender."""
 
 
 def name_of(contender: Contender) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -33,6 +33,12 @@ class Figure:
     low: float | None
     high: float | None
     rows: int
+
+    def reaching(self, low: float, high: float) -> Figure:
+        """The same with an interval that reaches at least so far; one that is unknown becomes known where the two differ."""
+        if self.low is None or self.high is None:
+            return replace(self, low=low, high=high) if low < high else self
+        return replace(self, low=min(self.low, low), high=max(self.high, high))
 
     def as_dict(self) -> dict[str, float | int | None]:
         low, high = (None if x is None else round(x, 6) for x in (self.low, self.high))

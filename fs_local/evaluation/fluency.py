@@ -1,13 +1,15 @@
 """Fluency of answers: how often words repeat, how varied they are, how long they run, and whether they come to an end.
 
 What the unsteered model thinks of them is `Answer.log_probability`. No one of these sees everything: babble repeats words, a loop of
-phrases repeats n-grams, clumsiness shows in length and in answers that don't end. What a fit makes of it is in `fs_local.fitting.trials`.
+phrases repeats n-grams, clumsiness shows in length and in answers that don't end.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import islice
+
+import numpy as np
 
 from fs_local.evaluation.runner import Answer
 
@@ -24,6 +26,10 @@ FLUENCY = (
     "log_perplexity_increase",
 )
 """Names of the figures of `fluency`."""
+REPEATED_BUDGET = 0.05
+DISTINCT_BUDGET = 0.05
+PERPLEXITY_BUDGET = 3.0
+"""Of greedy answers, which a model finds far less surprising than what people write."""
 
 
 def fluency(steered: Sequence[Answer], plain: Sequence[Answer], max_tokens: int) -> dict[str, list[float]]:
@@ -42,6 +48,22 @@ def fluency(steered: Sequence[Answer], plain: Sequence[Answer], max_tokens: int)
         p.log_probability - s.log_probability for p, s in zip(plain, steered, strict=True)
     ]
     return found
+
+
+def is_fluent(values: Mapping[str, Sequence[float]]) -> bool:
+    """Whether answers are within the fluency budget: on the mean they repeat no more than `REPEATED_BUDGET` above the unsteered ones, of
+    their bigrams no fewer than `DISTINCT_BUDGET` below these are distinct (a loop of phrases repeats bigrams), and their perplexity under
+    the unsteered model is at most `PERPLEXITY_BUDGET` times theirs.
+
+    Args:
+        values: as `fluency` gives them.
+    """
+    mean = {name: float(np.mean(values[name])) for name in FLUENCY}
+    return (
+        mean["repeated"] <= mean["repeated_unsteered"] + REPEATED_BUDGET
+        and mean["distinct_bigrams"] >= mean["distinct_bigrams_unsteered"] - DISTINCT_BUDGET
+        and float(np.exp(mean["log_perplexity_increase"])) <= PERPLEXITY_BUDGET
+    )
 
 
 def repeated_share(text: str) -> float:

@@ -8,10 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from fs_local.evaluation.budgets import BUDGETS, Point, at_budget
+from fs_local.evaluation.budgets import BUDGETS, Draws, Point, at_budget, redrawn
 from fs_local.evaluation.contenders import Contender, SystemPrompt, name_of
 from fs_local.evaluation.figures import figure, gain
 from fs_local.evaluation.files import File
+from fs_local.evaluation.fluency import FLUENCY, is_fluent
+from fs_local.evaluation.intervals import middle
 from fs_local.evaluation.runner import Runner
 from fs_local.evaluation.suites import SUITES, SuiteRow, figure_kind, figure_of
 from fs_local.method.folded import constant_experts, open_gate
@@ -34,7 +36,8 @@ class Frontier:
     """All of it as plain lists and numbers.
 
     Attributes:
-        points: the curves. budgets: what each pack does within each budget, and FineSteer's first pack less it, row by row.
+        points: the curves. budgets: what each pack does within each budget, and FineSteer's first pack less it, row by row; intervals reach
+            as far as either rows alone or rows and general rows drawn anew (`redrawn`) make them.
         floor: drift and change of effect under a vector of almost nothing, which are no more than the noise of another batch.
     """
 
@@ -79,6 +82,7 @@ class Frontier:
                     "strength": p.strength,
                     "effect": figure_of(EFFECTS[task.suite], p.effect).as_dict(),
                     "drift": figure(p.drift).as_dict(),
+                    "fluent": p.is_fluent,
                 }
                 for pack, line in lines.items()
                 for p in line
@@ -92,20 +96,27 @@ def _within_budgets(
 ) -> list[dict[str, Any]]:
     found = []
     kind = figure_kind(EFFECTS[task.suite])
+    draws = Draws.of(len(none), len(next(iter(lines.values()))[0].drift))
     for budget in allowed:
         at = {pack: at_budget(line, none, budget) for pack, line in lines.items()}
-        found += [
-            {
-                "budget": budget,
-                "pack": pack,
-                "strength": here.strength,
-                "drift": here.drift,
-                # between two strengths, a row is no longer yes or no
-                "effect": figure(here.effect, kind if {*here.effect} <= {0.0, 1.0} else "bounded").as_dict(),
-                "lead": None if ours is None or pack == ours else gain(at[ours].effect, here.effect, kind).as_dict(),
-            }
-            for pack, here in at.items()
-        ]
+        again = {pack: redrawn(line, none, budget, draws) for pack, line in lines.items()}
+        for pack, here in at.items():
+            # between two strengths, a row is no longer yes or no
+            effect = figure(here.effect, kind if {*here.effect} <= {0.0, 1.0} else "bounded")
+            lead = None
+            if ours is not None and pack != ours:
+                of_rows = gain(at[ours].effect, here.effect, kind)
+                lead = of_rows.reaching(*middle(again[ours] - again[pack])).as_dict()
+            found.append(
+                {
+                    "budget": budget,
+                    "pack": pack,
+                    "strength": here.strength,
+                    "drift": here.drift,
+                    "effect": effect.reaching(*middle(again[pack])).as_dict(),
+                    "lead": lead,
+                }
+            )
     return found
 
 
@@ -120,27 +131,36 @@ def _line(
     """The contender's curve, from below the least budget to above the largest, as far as its factors reach; ascending. A system prompt has
     one point."""
     if isinstance(contender, SystemPrompt):
-        return [Point(1.0, _effect(runner, task, contender), _drift(runner, general, contender), is_step=True)]
-    pack = contender
-    line = [_point(runner, task, general, pack, factor) for factor in STRENGTH_FACTORS]
+        return [_point(runner, task, general, contender, 1.0)]
+    line = [_at(runner, task, general, contender, factor) for factor in STRENGTH_FACTORS]
     for factor in WEAKER_FACTORS:
         if min(p.mean_drift for p in line) <= allowed[0]:
             break
-        line.append(_point(runner, task, general, pack, factor))
+        line.append(_at(runner, task, general, contender, factor))
     for factor in STRONGER_FACTORS:
         strongest = max(line, key=lambda p: abs(p.strength))
         is_past = not any(strongest.drift) and np.mean(strongest.effect) < max(np.mean(p.effect) for p in line)
         if is_past or max(p.mean_drift for p in line) >= allowed[-1]:
             break
-        line.append(_point(runner, task, general, pack, factor))
+        line.append(_at(runner, task, general, contender, factor))
     by_strength = {p.strength: p for p in line}  # at the largest strength there is, several factors may be one
     return sorted(by_strength.values(), key=lambda p: abs(p.strength))
 
 
-def _point(runner: Runner, task: File, general: Sequence[SuiteRow], pack: Pack, factor: float) -> Point:
+def _at(runner: Runner, task: File, general: Sequence[SuiteRow], pack: Pack, factor: float) -> Point:
     strength = float(np.clip(pack.manifest.steer.strength * factor, -MAX_STRENGTH, MAX_STRENGTH))
-    at = pack.with_strength(strength)
-    return Point(strength, _effect(runner, task, at), _drift(runner, general, at))
+    return _point(runner, task, general, pack.with_strength(strength), strength)
+
+
+def _point(runner: Runner, task: File, general: Sequence[SuiteRow], contender: Contender, strength: float) -> Point:
+    values = SUITES[task.suite](runner, task.rows, contender).values
+    return Point(
+        strength,
+        values[EFFECTS[task.suite]],
+        _drift(runner, general, contender),
+        is_step=isinstance(contender, SystemPrompt),
+        is_fluent=is_fluent(values) if values.keys() >= {*FLUENCY} else True,
+    )
 
 
 def _effect(runner: Runner, task: File, contender: Contender | None) -> list[float]:

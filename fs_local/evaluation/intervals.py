@@ -72,6 +72,12 @@ def mean_interval(values: Sequence[float]) -> Interval | None:
     return (float(found.low), float(found.high)) if np.isfinite([found.low, found.high]).all() else None
 
 
+def middle(drawn: NDArray[np.float64]) -> Interval:
+    """Of a figure that was computed anew for each of many draws of rows: what all but the outermost draws lie in (percentiles)."""
+    low, high = np.quantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return float(low), float(high)
+
+
 def alike_rows(n: int) -> float:
     """Largest share of rows that may yet differ where n rows agreed: the upper end of 0 of n."""
     return wilson(0, n)[1]

@@ -11,9 +11,11 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from fs_local.choices import FitGate, FitMethod, Scope
-from fs_local.errors import DataError
+from fs_local.errors import DataError, FitError
 from fs_local.evaluation.budgets import BUDGETS
+from fs_local.evaluation.contenders import UNSTEERED
 from fs_local.evaluation.suites import SUITES
+from fs_local.fitting.options import WITH_GATES, FitOptions
 from fs_local.pack.manifest import METHODS
 
 Count = Annotated[int, Field(ge=1)]
@@ -42,6 +44,25 @@ class Way(_Strict):
     residual: Annotated[int, Field(ge=0)] | None = None
     rows: Count | None = None
     system: Text | None = None
+
+    def options(self, name: str, background: bool, seed: int) -> FitOptions:
+        """How it is fitted.
+
+        Raises:
+            FitError: what no fit can be told.
+        """
+        return FitOptions(
+            name=name,
+            method=self.method,
+            layers=None if self.layers is None else tuple(self.layers),
+            gate=self.gate,
+            strength=self.strength,
+            scope=self.scope,
+            n_experts=FitOptions.n_experts if self.experts is None else (self.experts, self.experts),
+            residual_rank=self.residual,
+            background=background,
+            seed=seed,
+        )
 
 
 class Measured(_Strict):
@@ -87,7 +108,7 @@ class Task(_Strict):
     rows: Count | None = None
     general_rows: Count | None = None
     background: bool = True
-    methods: list[Text] | None = None
+    methods: Annotated[list[Text], Field(min_length=1)] | None = None
     measure: Annotated[list[Measured], Field(min_length=1)]
 
 
@@ -149,18 +170,38 @@ def _check(path: Path, text: str, protocol: Protocol) -> None:
     if protocol.budgets != sorted(protocol.budgets):
         raise _wrong(path, text, ("budgets",), "budgets must ascend")
     for name, way in protocol.methods.items():
+        if name == UNSTEERED:
+            raise _wrong(path, text, ("methods", name), "the tables have the unsteered model under this name already")
         if way.system is not None and way.model_fields_set != {"system"}:
             other = min(way.model_fields_set - {"system"})
             raise _wrong(
                 path, text, ("methods", name, other), "a system prompt is fitted on nothing, and takes nothing else"
             )
+        try:
+            way.options(name, True, protocol.seeds[0])
+        except FitError as error:
+            raise _wrong(path, text, ("methods", name), str(error)) from error
     for name, task in protocol.tasks.items():
         if task.pairs is None and not task.ir:
             raise _wrong(path, text, ("tasks", name), "a task needs pairs or ir to fit on")
-        for method in task.methods or ():
+        for i, method in enumerate(task.methods or protocol.methods):
             if method not in protocol.methods:
                 have = ", ".join(protocol.methods)
                 raise _wrong(path, text, ("tasks", name, "methods"), f"{method!r} is none of the methods {have}")
+            if method in (task.methods or [])[:i]:
+                raise _wrong(path, text, ("tasks", name, "methods"), f"{method!r} is there twice")
+            way = protocol.methods[method]
+            if not (task.general or task.background or way.system or way.method in WITH_GATES):
+                raise _wrong(path, text, ("tasks", name, "background"), f"{method!r} needs general queries too")
+        shown = [(m.suite, m.name or Path(m.file).name) for m in task.measure]
+        for i, one in enumerate(shown):
+            if one in shown[:i]:
+                raise _wrong(
+                    path,
+                    text,
+                    ("tasks", name, "measure", i),
+                    f"two are {one[0]} on {one[1]}; give one a name of its own",
+                )
         files = [("pairs", task.pairs), ("openings", task.openings)]
         files += [(field, file) for field in ("ir", "general") for file in getattr(task, field)]
         located: list[tuple[tuple[str | int, ...], str]] = [
@@ -207,7 +248,7 @@ def line_of(text: str, loc: Sequence[str | int]) -> int:
     table: list[str | int] = []
     counts: dict[tuple[str | int, ...], int] = {}
     for number, line in enumerate(text.split("\n"), start=1):
-        if header := re.match(r"\s*(\[\[?)\s*([^\[\]]+?)\s*\]\]?\s*(?:#.*)?$", line):
+        if header := re.match(r"""\s*(\[\[?)\s*((?:"[^"]*"|'[^']*'|[^\[\]"'])+?)\s*\]\]?\s*(?:#.*)?$""", line):
             table = list(_keys(header[2]))
             if header[1] == "[[":
                 place = counts.get(tuple(table), -1) + 1

@@ -18,10 +18,12 @@ from fs_local.evaluation.code import code_digest
 from fs_local.evaluation.compare import evaluate_packs
 from fs_local.evaluation.contenders import Contender, SystemPrompt
 from fs_local.evaluation.files import File
+from fs_local.evaluation.frontier import EFFECTS
 from fs_local.evaluation.protocol import Measured, Protocol, Task, Way
 from fs_local.evaluation.suites import read_suite
 from fs_local.examples import read_rows
-from fs_local.fitting import Examples, FitOptions, fit
+from fs_local.files import replace_file
+from fs_local.fitting import Examples, fit
 from fs_local.fitting.files import at_random, read_examples
 from fs_local.model_files import resolve_model
 from fs_local.pack.file import Pack
@@ -30,6 +32,7 @@ from fs_local.runtime.model import Model
 from fs_local.store import Store, digest
 
 Say = Callable[[str], None]
+_SUITES = f"a measure of drift, and one of {', '.join(EFFECTS)}"
 
 
 @dataclass
@@ -65,16 +68,16 @@ class Journal:
         """Writes down that something is finished.
 
         Raises:
-            DataError: the file can't be written.
+            FsLocalError: the file can't be written.
         """
         if what in self.done:
             return
         self.done.append(what)
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            self.path.write_text(json.dumps({"code": self.code, "done": self.done}), encoding="utf-8")
         except OSError as error:
-            raise DataError(f"{self.path} can't be written: {error.strerror}") from error
+            raise DataError(f"{self.path.parent} can't be made: {error.strerror}") from error
+        replace_file(self.path, json.dumps({"code": self.code, "done": self.done}).encode())
 
 
 def run_protocol(protocol: Protocol, path: Path, progress: Progress, say: Say) -> list[dict[str, Any]]:
@@ -120,6 +123,8 @@ def run_protocol(protocol: Protocol, path: Path, progress: Progress, say: Say) -
                         progress=progress,
                     )
                     journal.note(f"{title}: measured")
+                    if not measured["budgets"]:
+                        say(f"{title}: nothing is compared at equal drift, for which a task needs a pack, {_SUITES}")
                     measured |= {
                         "title": title,
                         "seconds": time.monotonic() - began,
@@ -137,18 +142,7 @@ def _contender(
     if way.system is not None:
         return SystemPrompt(name, way.system), {"name": name, "system": way.system}
     examples = some_examples(task, way.rows or task.rows, seed)
-    options = FitOptions(
-        name=name,
-        method=way.method,
-        layers=None if way.layers is None else tuple(way.layers),
-        gate=way.gate,
-        strength=way.strength,
-        scope=way.scope,
-        n_experts=FitOptions.n_experts if way.experts is None else (way.experts, way.experts),
-        residual_rank=way.residual,
-        background=task.background,
-        seed=seed,
-    )
+    options = way.options(name, task.background, seed)
     key = digest(way.model_dump(), task.model_dump(exclude={"measure", "methods"}), name, seed, _digests(examples))
     kept = store.packs and store.packs / f"{key}.fspack"
     if kept is None:

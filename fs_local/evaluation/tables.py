@@ -37,7 +37,7 @@ def evaluation_tables(found: dict[str, Any]) -> Iterator[Table]:
             table.add_row(
                 escape(p["task"]),
                 escape(p["pack"]),
-                f"{p['strength']:g}",
+                f"{p['strength']:g}" + ("" if p["fluent"] else ", not fluent"),
                 _interval(p["effect"]),
                 _interval(p["drift"]),
             )

@@ -112,6 +112,15 @@ class FitOptions:
             raise FitError("the residual's rank must be 0 or more")
         if not self.name.isprintable():
             raise FitError("a pack's name must be of characters that can be shown; give another --name")
+        if self.method not in WITH_GATES and self.gate is not None:
+            raise FitError(f"{self.method} has its own way of choosing queries; leave out --gate")
+        if self.method != "finesteer" and (self.n_experts != FitOptions.n_experts or self.residual_rank is not None):
+            raise FitError(f"{self.method} has no experts and no residual; leave out --experts and --residual")
+        if self.layers is not None:
+            if list(self.layers) != sorted(set(self.layers)) or not self.layers:
+                raise FitError("steered layers must ascend, such as 14,18")
+            if self.layers[0] == 0:
+                raise FitError("block 0 can't have a control vector in llama.cpp; choose a layer from 1 on")
 
 
 def check(model: Shape, options: FitOptions, *, pairs: int, ir: int, general: int) -> None:
@@ -137,17 +146,10 @@ def check(model: Shape, options: FitOptions, *, pairs: int, ir: int, general: in
     for layer in options.layers or ():
         _check_layer(model, "--layer", layer)
     check_queries(model, options, ir=ir, general=general)
-    if options.layers is not None:
-        if list(options.layers) != sorted(set(options.layers)) or not options.layers:
-            raise FitError("steered layers must ascend, such as 14,18")
-        if options.layers[0] == 0:
-            raise FitError("block 0 can't have a control vector in llama.cpp; choose a layer from 1 on")
-        if options.layers[-1] == model.n_layer - 1:
-            raise FitError(f"nothing comes after block {options.layers[-1]}, the last; choose a layer before it")
-    if options.method in ("cast", "alphasteer", "adasteer", "dsas") and not (general or options.background):
+    if options.layers is not None and options.layers[-1] == model.n_layer - 1:
+        raise FitError(f"nothing comes after block {options.layers[-1]}, the last; choose a layer before it")
+    if options.method not in WITH_GATES and not (general or options.background):
         raise FitError(f"{options.method} needs general queries too; give --general")
-    if options.method not in WITH_GATES and options.gate is not None:
-        raise FitError(f"{options.method} has its own way of choosing queries; leave out --gate")
 
 
 def check_queries(model: Shape, options: FitOptions, *, ir: int, general: int) -> None:

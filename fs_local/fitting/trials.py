@@ -11,17 +11,13 @@ from numpy.typing import NDArray
 from fs_local.arrays import F32
 from fs_local.capture import Request, query_request
 from fs_local.choices import ExpertForm, Scope
-from fs_local.evaluation.fluency import distinct_share, repeated_share
+from fs_local.evaluation.fluency import fluency, is_fluent
 from fs_local.evaluation.runner import Answer, KeptDecision, Runner
 from fs_local.evaluation.suites import mc2
 from fs_local.examples import Pair
 from fs_local.pack.manifest import EffectKind, Trial
 from fs_local.refusals import is_refusal
 
-REPEATED_BUDGET = 0.05
-DISTINCT_BUDGET = 0.05
-PERPLEXITY_BUDGET = 3.0
-"""Of greedy answers, which a model finds far less surprising than what people write."""
 TRIAL_PAIRS = (12, 24, 64)
 """Pairs that all settings are tried on, the best of them, and the best of these."""
 ANSWER_TOKENS = 24
@@ -61,10 +57,7 @@ class Trials:
     """Tries settings on some pairs, their gates taken as open.
 
     The effect, by kind: share of refusals among greedy answers; the normalized probability of the preferred answers (TruthfulQA's MC2); or
-    that of their mean tokens.
-    The budget: answers repeat no more than `REPEATED_BUDGET` above the unsteered ones, of their bigrams no fewer than `DISTINCT_BUDGET`
-    below these are distinct (a loop of phrases repeats bigrams), and their perplexity under the unsteered model is at most
-    `PERPLEXITY_BUDGET` times theirs.
+    that of their mean tokens. The budget is that of `fs_local.evaluation.fluency`.
 
     Attributes:
         kind: of the effect. unsteered: the effect without steering; unsteered_rows: of each pair.
@@ -104,12 +97,10 @@ class Trials:
         return [(plain.text, ours.text) for plain, ours in zip(self._plain, steered, strict=True)]
 
     def _trial(self, setting: Setting, steered: Sequence[Answer], effects: Sequence[float]) -> Trial:
-        repeated, plain_repeated = (float(np.mean([repeated_share(a.text) for a in x])) for x in (steered, self._plain))
-        distinct, plain_distinct = (
-            float(np.mean([distinct_share(a.text, 2) for a in x])) for x in (steered, self._plain)
+        fluent = fluency(steered, self._plain, ANSWER_TOKENS)
+        repeated, distinct, increase = (
+            float(np.mean(fluent[name])) for name in ("repeated", "distinct_bigrams", "log_perplexity_increase")
         )
-        plain_log, log = (float(np.mean([a.log_probability for a in x])) for x in (self._plain, steered))
-        ratio = float(np.exp(plain_log - log))
         return Trial(
             pairs=len(effects),
             layers=list(setting.layers),
@@ -120,10 +111,8 @@ class Trials:
             effect=float(np.mean(effects)),
             repeated=repeated,
             distinct_bigrams=distinct,
-            perplexity_ratio=ratio,
-            within_budget=repeated <= plain_repeated + REPEATED_BUDGET
-            and distinct >= plain_distinct - DISTINCT_BUDGET
-            and ratio <= PERPLEXITY_BUDGET,
+            perplexity_ratio=float(np.exp(increase)),
+            within_budget=is_fluent(fluent),
         )
 
     def _answers(self, decided: Sequence[KeptDecision]) -> list[Answer]:

@@ -41,6 +41,16 @@ def test_equal_values_say_what_is_known() -> None:
     assert (bounded.low, bounded.high) == pytest.approx((0.4 - 0.0713 * 0.4, 0.4 + 0.0713 * 0.6), abs=5e-5)
 
 
+def test_an_interval_can_reach_further_and_never_less_far() -> None:
+    found = figure([0.0, 1.0, 1.0, 1.0], "share")
+    assert (found.low, found.high) != (None, None)
+    assert found.reaching(0.7, 0.71) == found
+    assert found.reaching(0.0, 0.71).low == 0.0
+    unknown = figure([0.3] * 5)
+    assert unknown.reaching(0.3, 0.3) == unknown
+    assert (unknown.reaching(0.2, 0.4).low, unknown.reaching(0.2, 0.4).high) == (0.2, 0.4)
+
+
 def test_gains_are_paired() -> None:
     found = gain([1.5, 2.5, 9.5], [1.0, 2.0, 9.0])
     assert (found.mean, found.low, found.high) == (0.5, None, None)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from fs_local.evaluation.fluency import FLUENCY, distinct_share, fluency, repeated_share
+from fs_local.evaluation.fluency import FLUENCY, distinct_share, fluency, is_fluent, repeated_share
 from fs_local.evaluation.runner import Answer
 from fs_local.evaluation.suites import figure_kind
 
@@ -44,6 +44,19 @@ def test_each_kind_of_trouble_shows() -> None:
     assert found["ended_unsteered"] == [1] * 4
     assert found["log_perplexity_increase"] == [0, 0, 2, 0]
     assert found["repeated_unsteered"] == pytest.approx([1 / 9] * 4)
+
+
+@pytest.mark.parametrize(
+    ("text", "log_probability", "good"),
+    [
+        ("It boils at a hundred degrees Celsius by the sea.", -2.0, True),
+        ("It boils at a hundred degrees Celsius by the sea.", -2.2, False),  # more than 3 times as surprising
+        ("It boils and boils and boils and boils, it boils.", -1.0, False),
+    ],
+)
+def test_the_fluency_budget(text: str, log_probability: float, good: bool) -> None:
+    plain = [answer("Water boils at a hundred degrees at sea level.")] * 4
+    assert is_fluent(fluency([answer(text, None, log_probability)] * 4, plain, 32)) is good
 
 
 def test_an_unsteered_answer_without_tokens_is_no_division_by_zero() -> None:

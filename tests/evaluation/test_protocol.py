@@ -111,6 +111,27 @@ def written(folder: Path, text: str, model: Path | str = "smollm2") -> Path:
             'harmful."\nlayers = [3]',
             r"line 21, methods\.prompt\.layers: a system prompt is fitted on nothing",
         ),
+        ("rows = 11", 'methods = ["caa", "caa"]', r"line 25, tasks\.refusal\.methods: 'caa' is there twice"),
+        ("rows = 11", "methods = []", r"line 25, tasks\.refusal\.methods: List should have at least 1"),
+        ("[methods.caa]", "[methods.unsteered]", r"line 14, methods\.unsteered: the tables have"),
+        ('method = "caa"', 'method = "caa"\nexperts = 4', r"line 14, methods\.caa: caa has no experts"),
+        ('method = "caa"', 'method = "cast"\ngate = "open"', r"line 14, methods\.caa: cast has its own way"),
+        (
+            'method = "caa"\nlayers = [3]',
+            'method = "caa"\nlayers = [3, 2]',
+            r"line 14, methods\.caa: steered layers must",
+        ),
+        ("strength = 1.0", "strength = 1e9", r"line 5, methods\.finesteer: the strength must be"),
+        (
+            '[methods.caa]\nmethod = "caa"',
+            '[methods."a [b]"]\nmethod = "cab"',
+            r"line 15, methods\.a \[b\]\.method: 'cab' is no method",
+        ),
+        (
+            'suite = "over-refusal"\nfile = "kinds.jsonl"',
+            'suite = "refusal"\nfile = "ir.jsonl"',
+            r"line 34, tasks\.refusal\.measure\.2: two are refusal on ir\.jsonl",
+        ),
         ("[tasks.refusal]", "[tasks.refusal", r"is not TOML: .*line 22"),
         ('models = ["{model}"]\n', "", r"line 1, models: Field required"),
     ],
@@ -119,6 +140,12 @@ def test_what_is_wrong_is_named_by_line_and_field(old: str, new: str, message: s
     assert old in GOOD
     with pytest.raises(DataError, match=message):
         read_protocol(written(folder, GOOD.replace(old, new, 1)))
+
+
+def test_a_method_that_needs_general_queries_says_so(folder: Path) -> None:
+    text = GOOD.replace('general = ["general.jsonl"]\n', "").replace('method = "caa"', 'method = "dsas"')
+    with pytest.raises(DataError, match=r"line 26, tasks\.refusal\.background: 'caa' needs general queries too"):
+        read_protocol(written(folder, text))
 
 
 def test_a_good_one_has_absolute_paths(folder: Path) -> None:
