@@ -38,8 +38,9 @@ def test_what_is_fitted_is_what_the_runtime_adds(
 ) -> None:
     layers = (2, 4)
     gate: FitGate | None = "open" if method in WITH_GATES else None
+    residual = 2 if method == "finesteer" else None
     options = FitOptions(
-        background=False, method=method, layers=layers, strength=1.5, scope="prompt", gate=gate, residual_rank=2
+        background=False, method=method, layers=layers, strength=1.5, scope="prompt", gate=gate, residual_rank=residual
     )
     fit(tiny, both_ways, options).pack.save(tmp_path / "p.fspack")
     pack = Pack.load(tmp_path / "p.fspack")
