@@ -104,12 +104,14 @@ def _by_protocol(protocol: Path, report: Path | None, as_json: bool) -> None:
 
     what = read_protocol(protocol)
     check_outputs(report, inputs=[protocol, *(Path(m.file) for task in what.tasks.values() for m in task.measure)])
+    found = []
     with stages() as told:
-        found = run_protocol(
+        for measured in run_protocol(
             what, protocol, told, lambda note: err.print(f"note: {note}", style="yellow", markup=False)
-        )
-    if report is not None:
-        write_report(report, evaluations=found)
+        ):
+            found.append(measured)
+            if report is not None:  # a run takes hours: its page has what is finished
+                write_report(report, evaluations=found)
     if as_json:
         print_json({"evaluations": found})
         return

@@ -80,9 +80,9 @@ class Journal:
         replace_file(self.path, json.dumps({"code": self.code, "done": self.done}).encode())
 
 
-def run_protocol(protocol: Protocol, path: Path, progress: Progress, say: Say) -> list[dict[str, Any]]:
-    """Everything that the protocol names: for each model, seed and task what `evaluate_packs` measured, with `title`, `seconds` and what
-    each contender was fitted on.
+def run_protocol(protocol: Protocol, path: Path, progress: Progress, say: Say) -> Iterator[dict[str, Any]]:
+    """Everything that the protocol names, as it is finished: for each model, seed and task what `evaluate_packs` measured, with `title`,
+    `seconds` and what each contender was fitted on.
 
     Args:
         path: of the protocol's file. say: told of what a person should know.
@@ -96,7 +96,6 @@ def run_protocol(protocol: Protocol, path: Path, progress: Progress, say: Say) -
     journal, before = Journal.of(path)
     if before is not None:
         say(before)
-    found = []
     for model_name in protocol.models:
         with Model.load(resolve_model(model_name)) as model:
             store = Store.for_model(f"{model.build}-{journal.code}")
@@ -125,14 +124,12 @@ def run_protocol(protocol: Protocol, path: Path, progress: Progress, say: Say) -
                     journal.note(f"{title}: measured")
                     if not measured["budgets"]:
                         say(f"{title}: nothing is compared at equal drift, for which a task needs a pack, {_SUITES}")
-                    measured |= {
+                    yield measured | {
                         "title": title,
                         "seconds": time.monotonic() - began,
                         "fitted": fitted,
                         "code": journal.code,
                     }
-                    found.append(measured)
-    return found
 
 
 def _contender(
