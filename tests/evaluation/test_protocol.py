@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
@@ -19,6 +20,7 @@ from fs_local.evaluation.protocol_run import Journal, some_examples
 from fs_local.evaluation.runner import Runner
 from fs_local.evaluation.suites import SUITES, read_suite
 from fs_local.examples import Query
+from fs_local.fitting import Fitted, fit
 from fs_local.runtime.model import Model
 
 GOOD = """\
@@ -225,6 +227,30 @@ def test_one_command_fits_measures_and_writes_a_page(
     assert note is not None
     assert note.startswith("the code has changed since this protocol last ran: computed anew are")
     assert "refusal: finesteer fitted" in note
+
+
+def test_a_run_that_is_stopped_leaves_a_page_of_what_is_finished(
+    tiny_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
+    page, seeds = folder / "tables.html", []
+
+    def stopped_at_the_second(*of: Any, **how: Any) -> Fitted:
+        if (seed := of[2].seed) not in seeds:
+            seeds.append(seed)
+        if len(seeds) == 2:
+            raise KeyboardInterrupt
+        return fit(*of, **how)
+
+    monkeypatch.setattr("fs_local.evaluation.protocol_run.fit", stopped_at_the_second)
+    path = written(folder, GOOD.replace("seeds = [0]", "seeds = [0, 1]"), tiny_path)
+    done = CliRunner().invoke(
+        cli.app, ["evaluate", "--suite", "compare", "--protocol", str(path), "--report", str(page)]
+    )
+    assert done.exit_code == 130, done.output
+    text = page.read_text()
+    assert "refusal, seed 0" in text
+    assert "refusal, seed 1" not in text
 
 
 def test_a_protocol_says_everything_itself(folder: Path) -> None:
